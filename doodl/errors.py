@@ -1,0 +1,37 @@
+"""Errors of the world: what a photo, a model or a folder can do wrong. A caller's mistake is ValueError."""
+
+
+class DoodlError(Exception):
+    """Base of every error that doodl raises on purpose."""
+
+
+class PhotoError(DoodlError):
+    """A photo cannot be processed; its row fails, the others go on."""
+
+
+class UnreadablePhotoError(PhotoError):
+    """The bytes are not a whole, well-formed photo."""
+
+
+class UnsupportedPhotoError(PhotoError):
+    """The photo is sound but of a kind that cannot be edited without loss."""
+
+
+class PhotoTooLargeError(PhotoError):
+    """More pixels than the bound allows; checked on the header, before decoding."""
+
+
+class PhotoTooSmallError(PhotoError):
+    """Too few pixels for the model to see anything."""
+
+
+class ModelError(DoodlError):
+    """A model is missing, is not what it says it is, or does not fit the others."""
+
+
+class InversionError(DoodlError):
+    """The photo could not be inverted to finite noise, or not back again."""
+
+
+class OptimisationError(DoodlError):
+    """The optimisation left the finite numbers."""

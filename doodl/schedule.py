@@ -1,0 +1,138 @@
+"""Timestep schedules as linear steps z_s = a z_t + b epsilon (ALGORITHM: DDIM as a linear step)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+def _divisors_near(value: int, total: int) -> list[int]:
+    divisors = [d for d in range(1, total + 1) if total % d == 0]
+    below = [d for d in divisors if d < value][-1:]
+    above = [d for d in divisors if d > value][:1]
+    return below + above
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """T denoising steps, each the affine map z_s = a z_t + b epsilon(z_t, t).
+
+    Attributes:
+        timesteps: (T,) int64, descending; the t each step starts from.
+        a, b: (T,) float64 coefficients of each step.
+        alphas: (T,) float64, cumulative alpha at t. alphas_next: (T,) float64, at s.
+        first_index: index of the first kept step in the schedule it was cut from. The leapfrog
+            phase of EDICT belongs to this absolute index, so a part-way schedule keeps its phase.
+    """
+
+    timesteps: Tensor
+    a: Tensor
+    b: Tensor
+    alphas: Tensor
+    alphas_next: Tensor
+    first_index: int = 0
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @classmethod
+    def ddim(
+        cls,
+        alphas_cumprod: Tensor,
+        num_inference_steps: int,
+        *,
+        steps_offset: int = 0,
+        final_alpha_cumprod: float | Tensor | None = None,
+    ) -> Self:
+        """Return the deterministic (eta = 0) DDIM schedule with leading spacing.
+
+        Args:
+            alphas_cumprod: (num_train_timesteps,) cumulative alphas, in (0, 1], descending.
+            num_inference_steps: T; must divide num_train_timesteps.
+            steps_offset: added to every timestep (0 in the DOODL code, 1 in Stable Diffusion's).
+            final_alpha_cumprod: alpha after the last step; None means alphas_cumprod[0].
+        Raises: ValueError if T does not divide the training steps or a timestep falls outside them.
+        Source: DDIM (arXiv:2010.02502), eq. 12, at sigma = 0:
+            a = sqrt(alpha_s / alpha_t),  b = sqrt(1 - alpha_s) - sqrt(alpha_s (1 - alpha_t) / alpha_t).
+        """
+        alphas_cumprod = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+        if alphas_cumprod.ndim != 1 or not ((alphas_cumprod > 0) & (alphas_cumprod <= 1)).all():
+            raise ValueError(
+                f"alphas_cumprod (shape {tuple(alphas_cumprod.shape)}) must be 1-D in (0, 1]."
+            )
+        num_train = len(alphas_cumprod)
+        if num_inference_steps < 1 or num_train % num_inference_steps:
+            # The released code's fractional spacing swaps interpolation weights and miscounts steps.
+            near = " or ".join(str(d) for d in _divisors_near(num_inference_steps, num_train))
+            raise ValueError(
+                f"num_inference_steps (={num_inference_steps}) must divide num_train_timesteps "
+                f"(={num_train}); try {near}."
+            )
+        stride = num_train // num_inference_steps
+        timesteps = torch.arange(num_inference_steps - 1, -1, -1) * stride + steps_offset
+        if steps_offset < 0 or int(timesteps[0]) >= num_train:
+            raise ValueError(
+                f"steps_offset (={steps_offset}) moves timesteps outside 0..{num_train - 1}; "
+                f"use 0..{stride - 1}."
+            )
+        final = alphas_cumprod[0] if final_alpha_cumprod is None else final_alpha_cumprod
+        alphas = alphas_cumprod[timesteps]
+        alphas_next = torch.cat([alphas[1:], torch.as_tensor(final, dtype=torch.float64).reshape(1)])
+        return cls.from_alphas(timesteps, alphas, alphas_next)
+
+    @classmethod
+    def from_alphas(cls, timesteps: Tensor, alphas: Tensor, alphas_next: Tensor) -> Self:
+        """Return the schedule of the given cumulative alphas, each (T,) float64."""
+        a = (alphas_next / alphas).sqrt()
+        b = (1 - alphas_next).sqrt() - (alphas_next * (1 - alphas) / alphas).sqrt()
+        # Equal alphas are the identity step exactly; the root's rounding must not leave b = 1e-17.
+        same = alphas_next == alphas
+        a, b = torch.where(same, 1.0, a), torch.where(same, 0.0, b)
+        return cls(timesteps.to(torch.int64), a, b, alphas, alphas_next)
+
+    def part(self, depth: float) -> Self:
+        """Return the last ceil(depth * T) steps, their absolute indices kept.
+
+        Args:
+            depth: in (0, 1]; the share of the trajectory that is inverted; 1 is the whole.
+        Raises: ValueError if depth is outside (0, 1].
+        """
+        if not 0 < depth <= 1:
+            raise ValueError(f"depth (={depth}) must be in (0, 1]; 1 inverts to pure noise.")
+        # The tolerance keeps 0.3 * 10 = 3.0000000000000004 from taking a fourth step.
+        num_steps = max(1, int(-(-(depth * len(self) - 1e-9) // 1)))
+        return self.from_step(len(self) - num_steps)
+
+    def from_step(self, index: int) -> Self:
+        """Return the steps from position `index` to the end, their absolute indices kept."""
+        if not 0 <= index < len(self):
+            raise ValueError(f"index (={index}) must be in 0..{len(self) - 1}.")
+        return type(self)(
+            self.timesteps[index:],
+            self.a[index:],
+            self.b[index:],
+            self.alphas[index:],
+            self.alphas_next[index:],
+            self.first_index + index,
+        )
+
+    @property
+    def noise_calls(self) -> Tensor:
+        """(T,) bool: the steps whose noise prediction acts; where alpha does not change, none does."""
+        return self.alphas != self.alphas_next
+
+
+def stable_diffusion_alphas_cumprod(
+    num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+) -> Tensor:
+    """Return Stable Diffusion's cumulative alphas, (num_train_timesteps,) float64.
+
+    Source: the `scaled_linear` betas of the latent diffusion code: linear in sqrt(beta).
+    """
+    betas = (
+        torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64) ** 2
+    )
+    return torch.cumprod(1 - betas, 0)

@@ -1,0 +1,151 @@
+import pytest
+import torch
+
+from doodl.adjoint import activation_bytes, generate_with_grad, parse_memory
+from doodl.edict import generate
+from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
+from tests.doodl.predictors import SmallNet, analytic, pair
+
+ALPHAS = stable_diffusion_alphas_cumprod()
+MODES = ["checkpoint", "invert", "full", "budget:1B", "budget:6KiB", "budget:1GiB"]
+
+
+def loss_and_grads(run, x, y):
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    x_0, y_0 = run(x, y)
+    # Different weights on the halves, so that swapping them would be seen.
+    loss = (x_0.sin() * 2).sum() + (y_0**2).sum()
+    return loss.detach(), torch.autograd.grad(loss, (x, y))
+
+
+@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("num_steps", [5, 10, 50])
+@pytest.mark.parametrize("predictor", [analytic, SmallNet().double()], ids=["analytic", "net"])
+def test_gradient_is_plain_autograds(memory, num_steps, predictor):
+    x, y = pair()
+    schedule = Schedule.ddim(ALPHAS, num_steps)
+    value, grads = loss_and_grads(
+        lambda x, y: generate_with_grad(predictor, x, y, schedule, memory=memory), x, y
+    )
+    want, want_grads = loss_and_grads(lambda x, y: generate(predictor, x, y, schedule), x, y)
+    torch.testing.assert_close(value, want, rtol=1e-12, atol=1e-12)
+    for got, expected in zip(grads, want_grads, strict=True):
+        assert ((got - expected).norm() / expected.norm()).item() < 1e-10
+
+
+@pytest.mark.parametrize("memory", ["checkpoint", "invert"])
+@pytest.mark.parametrize("depth", [0.4, 0.5])
+def test_gradient_of_a_part_way_schedule_in_single_precision(memory, depth):
+    x, y = pair(dtype=torch.float32)
+    schedule = Schedule.ddim(ALPHAS, 10).part(depth)
+    grads = loss_and_grads(
+        lambda x, y: generate_with_grad(analytic, x, y, schedule, memory=memory), x, y
+    )[1]
+    want = loss_and_grads(lambda x, y: generate(analytic, x, y, schedule), x, y)[1]
+    for got, expected in zip(grads, want, strict=True):
+        assert ((got - expected).norm() / expected.norm()).item() < 1e-4
+
+
+@pytest.mark.parametrize("memory", ["checkpoint", "invert"])
+def test_gradcheck(memory):
+    x, y = (z[:1, :, :2, :2].clone().requires_grad_() for z in pair())
+    schedule = Schedule.ddim(ALPHAS, 4)
+    assert torch.autograd.gradcheck(
+        lambda x, y: generate_with_grad(analytic, x, y, schedule, memory=memory), (x, y)
+    )
+
+
+def peak_live_bytes(memory, num_steps):
+    """Peak bytes of live tensors over the walk there and back, by the CPU allocator's own record."""
+    net = SmallNet(width=64)
+    x, y = (z.requires_grad_() for z in pair(batch=1, size=16, dtype=torch.float32))
+    schedule = Schedule.ddim(ALPHAS, num_steps)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        x_0, y_0 = generate_with_grad(net, x, y, schedule, memory=memory)
+        torch.autograd.grad((x_0 * y_0).sum(), (x, y))
+    live = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+def test_memory_does_not_grow_with_steps_beyond_the_stored_latents():
+    latent_bytes = 4 * 16 * 16 * 4
+    peaks = {
+        mode: [peak_live_bytes(mode, steps) for steps in (10, 20, 40)]
+        for mode in ("checkpoint", "invert", "full")
+    }
+    # invert holds nothing per step; a few latents of slack for the order of frees.
+    assert max(peaks["invert"]) - min(peaks["invert"]) <= 4 * latent_bytes
+    # checkpoint holds two latents a step (the inputs of its two calls), and nothing else.
+    for fewer, more, extra in ((0, 1, 10), (1, 2, 20)):
+        growth = peaks["checkpoint"][more] - peaks["checkpoint"][fewer]
+        assert growth <= (2 * extra + 4) * latent_bytes
+    # What the two save: plain autograd's activations do grow.
+    assert peaks["full"][2] - peaks["full"][0] > 30 * 64 * 16 * 16 * 4
+
+
+def count_calls(memory):
+    calls = 0
+
+    def counted(z, t):
+        nonlocal calls
+        calls += 1
+        return analytic(z, t)
+
+    x, y = pair()
+    loss_and_grads(
+        lambda x, y: generate_with_grad(counted, x, y, Schedule.ddim(ALPHAS, 10), memory=memory), x, y
+    )
+    return calls
+
+
+def test_calls_are_recomputed_once_and_kept_ones_never():
+    acting_calls = 2 * 9  # the last step is the identity
+    assert count_calls("checkpoint") == count_calls("invert") == 2 * acting_calls
+    assert count_calls("full") == acting_calls
+    assert count_calls("budget:1GiB") == acting_calls + 1  # and one to measure
+
+
+def test_budget_keeps_as_many_calls_as_fit():
+    x = pair()[0]
+    per_call = activation_bytes(analytic, x, torch.tensor(500))
+    assert per_call > 0
+    kept = 5
+    assert count_calls(f"budget:{kept * per_call}") == 2 * 18 - kept + 1
+
+
+def test_second_backward_over_a_retained_graph_agrees():
+    x, y = (z.requires_grad_() for z in pair())
+    x_0, y_0 = generate_with_grad(analytic, x, y, Schedule.ddim(ALPHAS, 10), memory="budget:1GiB")
+    loss = (x_0 * y_0).sum()
+    first = torch.autograd.grad(loss, (x, y), retain_graph=True)
+    second = torch.autograd.grad(loss, (x, y))
+    torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+
+
+def test_predictor_that_ignores_its_latents_still_has_a_gradient():
+    def constant(z, t):
+        return torch.ones_like(z) * t / 1000
+
+    x, y = pair()
+    schedule = Schedule.ddim(ALPHAS, 10)
+    got = loss_and_grads(lambda x, y: generate_with_grad(constant, x, y, schedule), x, y)[1]
+    want = loss_and_grads(lambda x, y: generate(constant, x, y, schedule), x, y)[1]
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "size"),
+    [("checkpoint", "checkpoint", 0), ("budget:8GiB", "budget", 8 * 2**30), ("budget:500", "budget", 500)],
+)
+def test_memory_words_are_read(text, mode, size):
+    assert parse_memory(text) == (mode, size)
+
+
+@pytest.mark.parametrize("text", ["", "budget", "budget:lots", "Checkpoint"])
+def test_unknown_memory_is_refused_with_the_choices(text):
+    with pytest.raises(ValueError, match="checkpoint, invert, full or budget:SIZE"):
+        parse_memory(text)
