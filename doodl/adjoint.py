@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doodl.config import MIX_WEIGHT
 from doodl.edict import (
-    MIX_WEIGHT,
     NoisePredictor,
     Steps,
     as_state,
@@ -154,7 +154,9 @@ class _Generate(torch.autograd.Function):
         x, y = ctx.saved_tensors if tape.rebuild else (None, None)
         remaining = list(tape.calls)
 
-        def pull_back(t: Tensor, cotangent: Tensor, latents: Tensor | None) -> tuple[Tensor, Tensor]:
+        def pull_back(
+            t: Tensor, cotangent: Tensor, latents: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
             """Return (epsilon, J^T cotangent) of the call made at this point of the walk."""
             if latents is not None:
                 leaf, noise_pred = _evaluate_with_graph(tape.predict_noise, latents, t)

@@ -12,18 +12,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from doodl.config import MIX_WEIGHT
 from doodl.schedule import Schedule
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """`predict_noise(latents (B, C, h, w), t) -> epsilon (B, C, h, w)`, t a 0-d int64 tensor."""
-
-MIX_WEIGHT = 0.93
-"""EDICT's p at its own T = 50."""
-
-
-def default_mix_weight(num_inference_steps: int) -> float:
-    """Return p = 0.93^(50/T): un-mixing then multiplies the pair's gap as much as at T = 50."""
-    return MIX_WEIGHT ** (50 / num_inference_steps)
 
 
 def check_pair(x: Tensor, y: Tensor, mix_weight: float) -> None:
@@ -35,13 +28,17 @@ def check_pair(x: Tensor, y: Tensor, mix_weight: float) -> None:
     for name, z in (("x", x), ("y", y)):
         # Half precision leaves a round trip of 8e-3 at T = 50; the networks may run in it, the state not.
         if z.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name}.dtype (={z.dtype}) must be float32 or float64; cast with .float().")
+            raise ValueError(
+                f"{name}.dtype (={z.dtype}) must be float32 or float64; cast with .float()."
+            )
     if x.dtype != y.dtype or x.device != y.device:
         raise ValueError(
             f"x and y must share dtype and device; got {x.dtype}/{y.dtype}, {x.device}/{y.device}."
         )
     if not 0 < mix_weight <= 1:
-        raise ValueError(f"mix_weight (={mix_weight}) must be in (0, 1]; EDICT uses 0.93 at T = 50.")
+        raise ValueError(
+            f"mix_weight (={mix_weight}) must be in (0, 1]; EDICT uses 0.93 at T = 50."
+        )
 
 
 def mix(x: Tensor, y: Tensor, mix_weight: float) -> tuple[Tensor, Tensor]:

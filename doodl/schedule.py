@@ -80,7 +80,9 @@ class Schedule:
             )
         final = alphas_cumprod[0] if final_alpha_cumprod is None else final_alpha_cumprod
         alphas = alphas_cumprod[timesteps]
-        alphas_next = torch.cat([alphas[1:], torch.as_tensor(final, dtype=torch.float64).reshape(1)])
+        alphas_next = torch.cat(
+            [alphas[1:], torch.as_tensor(final, dtype=torch.float64).reshape(1)]
+        )
         return cls.from_alphas(timesteps, alphas, alphas_next)
 
     @classmethod
@@ -133,6 +135,7 @@ def stable_diffusion_alphas_cumprod(
     Source: the `scaled_linear` betas of the latent diffusion code: linear in sqrt(beta).
     """
     betas = (
-        torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64) ** 2
+        torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64)
+        ** 2
     )
     return torch.cumprod(1 - betas, 0)

@@ -10,7 +10,9 @@ def analytic(latents: Tensor, t: Tensor) -> Tensor:
     """A bounded, nonlinear, t-dependent field that couples channels and neighbours."""
     phase = 2 * math.pi * t.to(latents.dtype) / 1000
     neighbours = torch.roll(latents, 1, -1) + torch.roll(latents, 1, 1)
-    return torch.tanh(0.8 * latents + 0.3 * neighbours + torch.sin(phase)) * (0.7 + 0.2 * torch.cos(phase))
+    return torch.tanh(0.8 * latents + 0.3 * neighbours + torch.sin(phase)) * (
+        0.7 + 0.2 * torch.cos(phase)
+    )
 
 
 class SmallNet(nn.Module):

@@ -97,7 +97,9 @@ def count_calls(memory):
 
     x, y = pair()
     loss_and_grads(
-        lambda x, y: generate_with_grad(counted, x, y, Schedule.ddim(ALPHAS, 10), memory=memory), x, y
+        lambda x, y: generate_with_grad(counted, x, y, Schedule.ddim(ALPHAS, 10), memory=memory),
+        x,
+        y,
     )
     return calls
 
@@ -139,7 +141,11 @@ def test_predictor_that_ignores_its_latents_still_has_a_gradient():
 
 @pytest.mark.parametrize(
     ("text", "mode", "size"),
-    [("checkpoint", "checkpoint", 0), ("budget:8GiB", "budget", 8 * 2**30), ("budget:500", "budget", 500)],
+    [
+        ("checkpoint", "checkpoint", 0),
+        ("budget:8GiB", "budget", 8 * 2**30),
+        ("budget:500", "budget", 500),
+    ],
 )
 def test_memory_words_are_read(text, mode, size):
     assert parse_memory(text) == (mode, size)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from doodl.edict import default_mix_weight, generate, invert, mix, unmix
+from doodl.config import default_mix_weight
+from doodl.edict import generate, invert, mix, unmix
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import analytic, pair
 
@@ -24,7 +25,9 @@ def test_generate_undoes_invert(num_steps, dtype, bound):
     z = pair(dtype=dtype)[0]
     schedule = Schedule.ddim(ALPHAS, num_steps)
     p = default_mix_weight(num_steps)
-    x_0, y_0 = generate(analytic, *invert(analytic, z, z, schedule, mix_weight=p), schedule, mix_weight=p)
+    x_0, y_0 = generate(
+        analytic, *invert(analytic, z, z, schedule, mix_weight=p), schedule, mix_weight=p
+    )
     assert x_0.dtype == dtype
     assert relative_error(x_0, z) < bound
     assert relative_error(y_0, z) < bound

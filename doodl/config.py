@@ -1,0 +1,142 @@
+"""What decides an edit's result: sampler, optimiser and recipe, as frozen values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+MIX_WEIGHT = 0.93
+"""EDICT's p at its own T = 50."""
+
+
+def default_mix_weight(num_inference_steps: int) -> float:
+    """Return p = 0.93^(50/T): un-mixing then multiplies the pair's gap as much as at T = 50."""
+    return MIX_WEIGHT ** (50 / num_inference_steps)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How photos are inverted and generated (ALGORITHM: DDIM as a linear step; EDICT).
+
+    Attributes:
+        num_inference_steps: T, a divisor of the training steps.
+        depth: share of the trajectory inverted, in (0, 1].
+        mix_weight: EDICT's p; None means 0.93^(50/T).
+        memory: the adjoint's mode: checkpoint | invert | full | budget:SIZE.
+        guidance_scale: classifier-free guidance; 1 makes no second branch.
+    """
+
+    num_inference_steps: int = 50
+    depth: float = 1.0
+    mix_weight: float | None = None
+    memory: str = "checkpoint"
+    guidance_scale: float = 1.0
+
+    @property
+    def p(self) -> float:
+        if self.mix_weight is not None:
+            return self.mix_weight
+        return default_mix_weight(self.num_inference_steps)
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Algorithm 1 of DOODL, with its two ties, and the additions as options (off by default).
+
+    Attributes:
+        num_optim_steps: updates of the noise.
+        learning_rate, momentum, loss_scale: as in Algorithm 1.
+        grad_clip_value: elementwise clip before momentum; None leaves gradients unclipped.
+        noise_scale: standard deviation of the noise added after each update.
+        tie_gradients: both halves of the pair move by the pair's mean gradient.
+        tie_latents: the pair itself is averaged (generation only: breaks a photo's round trip).
+        renormalise: each half keeps the norm it started with (generation only).
+        decode_pair: the loss looks at both decodes (the released code), or at x_0's alone.
+        grad_mean_abs: rescale each photo's gradient to this mean |g|; None leaves it as it is.
+        grad_blur_sigma: Gaussian blur of the latent gradient, in latent pixels; 0 is none.
+        patience: stop after this many iterations without a better iterate; 0 never stops so.
+    """
+
+    num_optim_steps: int = 25
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+    grad_clip_value: float | None = 1e-3
+    noise_scale: float = 0.0
+    loss_scale: float = 1.0
+    tie_gradients: bool = False
+    tie_latents: bool = False
+    renormalise: bool = False
+    decode_pair: bool = True
+    grad_mean_abs: float | None = None
+    grad_blur_sigma: float = 0.0
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """One preset: sampler, optimiser, and what the loss looks at.
+
+    Attributes:
+        working_px: the shorter side of the frame the model works on.
+        num_crops, cut_power: random crops per image and loss (`guidance.crops`).
+        whole_view: the loss also sees the whole frame.
+        transfer_in_loss: the loss also sees the change as it will be delivered.
+        fidelity_weight: weight of the mean squared change of the transferred frame.
+        stop_score: with direction up, a photo whose delivered frame scores this is good enough.
+    """
+
+    sampler: SamplerConfig = SamplerConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    working_px: int = 512
+    num_crops: int = 16
+    cut_power: float = 0.3
+    whole_view: bool = False
+    transfer_in_loss: bool = False
+    fidelity_weight: float = 0.0
+    stop_score: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, the form that is fingerprinted and stored."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EditConfig:
+        """Return the config of `to_dict`'s values. Raises: TypeError on an unknown name."""
+        values = dict(values)
+        sampler = SamplerConfig(**values.pop("sampler", {}))
+        optimiser = OptimiserConfig(**values.pop("optimiser", {}))
+        return cls(sampler=sampler, optimiser=optimiser, **values)
+
+
+PRESETS: dict[str, EditConfig] = {
+    "pocket": EditConfig(
+        sampler=SamplerConfig(num_inference_steps=20, depth=0.5),
+        optimiser=OptimiserConfig(
+            num_optim_steps=12,
+            grad_clip_value=None,
+            tie_gradients=True,
+            decode_pair=False,
+            grad_mean_abs=5e-3,
+            grad_blur_sigma=2.0,
+        ),
+        working_px=128,
+        num_crops=4,
+        whole_view=True,
+        transfer_in_loss=True,
+    ),
+    # The released code's photo editing, in its own units (ALGORITHM, section 5).
+    "paper-aesthetic": EditConfig(
+        sampler=SamplerConfig(num_inference_steps=50, mix_weight=0.93),
+        optimiser=OptimiserConfig(num_optim_steps=25, grad_clip_value=1e-3),
+        num_crops=16,
+        cut_power=0.3,
+    ),
+}
+
+
+def preset(name: str) -> EditConfig:
+    """Return the named preset. Raises: ValueError naming those there are."""
+    if name not in PRESETS:
+        raise ValueError(f"preset (={name!r}) must be one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -1,0 +1,154 @@
+"""The enhance objective: an aesthetic score of what will be delivered, per photo of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from doodl.adjoint import generate_with_grad
+from doodl.backbones import Backbone
+from doodl.config import EditConfig
+from doodl.denoiser import NoisePredictor
+from doodl.guidance.aesthetic import aesthetic_loss
+from doodl.guidance.crops import crop_count, multicrop
+from doodl.optimise import Judgement
+from doodl.schedule import Schedule
+from doodl.scores import AestheticScorer
+from doodl.transfer import TransferFit, apply_transfer
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where one photo's score shall go: up, down, or to a target score."""
+
+    direction: str
+    target: float | None = None
+
+    def loss(self, scores: Tensor) -> Tensor:
+        return aesthetic_loss(scores, self.direction, self.target)
+
+    def improved(self, before: float, after: float) -> bool:
+        """Return whether a score of `after` is nearer the aim than `before`."""
+        if self.direction == "target" and self.target is not None:
+            return abs(after - self.target) < abs(before - self.target)
+        return after > before if self.direction == "up" else after < before
+
+
+@dataclass(frozen=True)
+class EnhanceProblem:
+    """Optimise the score of the decoded image and of the photo as it will be delivered.
+
+    Attributes:
+        views: (B, 3, H, W) in [-1, 1], the photos at the model's size.
+        bases: (B, 3, H, W), their decoded inversions, which the change is measured from.
+        aims, grey: one per photo.
+    """
+
+    backbone: Backbone
+    predictor: NoisePredictor
+    schedule: Schedule
+    guide: AestheticScorer
+    config: EditConfig
+    views: Tensor
+    bases: Tensor
+    aims: tuple[Aim, ...]
+    grey: tuple[bool, ...]
+    fit: TransferFit
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        predictor: NoisePredictor,
+        guide: AestheticScorer,
+        config: EditConfig,
+        *,
+        views: Tensor,
+        bases: Tensor,
+        aims: Sequence[Aim],
+        grey: Sequence[bool],
+    ) -> EnhanceProblem:
+        """Return the problem with its schedule cut to the config's depth and the fit prepared."""
+        schedule = backbone.schedule(config.sampler.num_inference_steps).part(config.sampler.depth)
+        fit = TransferFit(bases, grey=tuple(grey))
+        return cls(
+            backbone,
+            predictor,
+            schedule,
+            guide,
+            config,
+            views,
+            bases,
+            tuple(aims),
+            tuple(grey),
+            fit,
+        )
+
+    def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        sampler = self.config.sampler
+        return generate_with_grad(
+            self.predictor, x, y, self.schedule, mix_weight=sampler.p, memory=sampler.memory
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.backbone.decode(latents)
+
+    def delivered(self, images: Tensor) -> Tensor:
+        """Return the views (B, 3, H, W) with the images' change transferred, as on the full photo."""
+        return apply_transfer(self.fit.fit(images), self.views)
+
+    def judge(self, images: Tensor, generators: Sequence[torch.Generator]) -> Judgement:
+        config = self.config
+        delivered = self.delivered(images)
+        sources = [images, delivered] if config.transfer_in_loss else [images]
+        scores = torch.stack([self._mean_score(source, generators) for source in sources])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not config.transfer_in_loss):
+            final_scores = self.guide(delivered)
+        change = (delivered - self.views).square().mean((1, 2, 3))
+        penalty = config.fidelity_weight * change
+        loss = self._loss(scores).sum(0) + penalty
+        value = self._loss(final_scores[None])[0] + penalty
+        return Judgement(loss, value.detach(), self._good_enough(final_scores.detach()))
+
+    def keep(self, indices: Sequence[int]) -> EnhanceProblem:
+        index = list(indices)
+        grey = tuple(self.grey[i] for i in index)
+        predictor = self.predictor.keep(index)
+        bases = self.bases[index]
+        return replace(
+            self,
+            predictor=predictor,
+            views=self.views[index],
+            bases=bases,
+            aims=tuple(self.aims[i] for i in index),
+            grey=grey,
+            fit=TransferFit(bases, grey=grey),
+        )
+
+    def _loss(self, scores: Tensor) -> Tensor:
+        """Return losses of scores (S, B), each photo under its own aim."""
+        return torch.stack([aim.loss(scores[:, i]) for i, aim in enumerate(self.aims)], dim=1)
+
+    def _mean_score(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return each image's mean score (B,) over its crops and, if asked, the whole frame."""
+        size = self.guide.tower.size_px
+        batch, num_crops = len(images), crop_count(images.shape[-2:], self.config.num_crops, size)
+        crops = multicrop(
+            images, num_crops, size, cut_power=self.config.cut_power, generators=generators
+        )
+        if self.config.whole_view:
+            whole = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+            crops = torch.cat([crops.view(batch, num_crops, 3, size, size), whole[:, None]], 1)
+            crops = crops.flatten(0, 1)
+        return self.guide(crops).view(batch, -1).mean(1)
+
+    def _good_enough(self, scores: Tensor) -> Tensor:
+        stop = self.config.stop_score
+        if stop is None:
+            return torch.zeros_like(scores, dtype=torch.bool)
+        upward = torch.tensor([aim.direction == "up" for aim in self.aims], device=scores.device)
+        return upward & (scores >= stop)

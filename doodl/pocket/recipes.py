@@ -1,0 +1,104 @@
+"""What distinguishes the scorers: architecture, photos, and the degradations each is taught."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from doodl.pocket.captions import CONTEXT_LENGTH, VOCABULARY
+from doodl.pocket.degrade import DEGRADATIONS
+
+__all__ = ["RECIPES", "ScorerRecipe"]
+
+EMBED_DIM = 256
+
+# Neither the guide nor the judge ever sees these in training, so that an evaluation of the edit
+# on them is honest.
+UNSEEN = ("faded", "uneven_light")
+
+
+@dataclass(frozen=True)
+class ScorerRecipe:
+    """One scorer: a CLIP-style pair of towers with an aesthetic head.
+
+    vision_cfg: open_clip's description of the image tower.
+    text_width: width of the two-layer text tower.
+    share: the interval of the photos' hash (see split_photos) it is trained on.
+    left_out: names in DEGRADATIONS that it never sees in training.
+    """
+
+    name: str
+    vision_cfg: dict[str, Any]
+    text_width: int
+    share: tuple[float, float]
+    left_out: tuple[str, ...]
+    learning_rate: float = 1.2e-3
+
+    @property
+    def degradations(self) -> tuple[str, ...]:
+        """The names in DEGRADATIONS it is trained on."""
+        return tuple(name for name in DEGRADATIONS if name not in self.left_out)
+
+    @property
+    def image_size_px(self) -> int:
+        """Side of the square the image tower reads."""
+        return self.vision_cfg["image_size"]
+
+    def open_clip_config(self) -> dict[str, Any]:
+        """The content of open_clip_config.json."""
+        return {
+            "model_cfg": {
+                "embed_dim": EMBED_DIM,
+                "vision_cfg": dict(self.vision_cfg),
+                "text_cfg": {
+                    "context_length": CONTEXT_LENGTH,
+                    "vocab_size": VOCABULARY,
+                    "hf_tokenizer_name": "tokenizer in this folder",
+                    "width": self.text_width,
+                    "heads": 4,
+                    "layers": 2,
+                },
+            },
+            "preprocess_cfg": {
+                "size": self.image_size_px,
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.25, 0.25, 0.25],
+                "interpolation": "bicubic",
+                "resize_mode": "squash",
+            },
+        }
+
+
+RECIPES = {
+    "tower": ScorerRecipe(
+        name="tower",
+        # A small CLIP ResNet: its strides are averaged, which keeps its gradients smooth.
+        vision_cfg={"layers": [1, 2, 2, 1], "width": 20, "image_size": 64},
+        text_width=128,
+        share=(0.0, 0.5),
+        left_out=(*UNSEEN, "vignetted"),
+    ),
+    "judge": ScorerRecipe(
+        name="judge",
+        vision_cfg={
+            "timm_model_name": "convnext_zepto_rms",
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "image_size": 64,
+        },
+        text_width=64,
+        share=(0.5, 0.8),
+        left_out=(*UNSEEN, "patchy_haze", "flat_midtones", "tinted_midtones"),
+    ),
+    "referee": ScorerRecipe(
+        name="referee",
+        vision_cfg={
+            "timm_model_name": "test_resnet",
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "image_size": 96,
+        },
+        text_width=64,
+        share=(0.8, 1.0),
+        left_out=("hazy", "dull", "low_contrast", "tinted_whites", "mosaic", "blotchy"),
+        learning_rate=2e-3,
+    ),
+}

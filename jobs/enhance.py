@@ -1,0 +1,119 @@
+"""`enhance`, `plan` and `run`: from options to a run, and its end as a person sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs import console, exits
+from manifests.commits import OutputFolder
+from manifests.plan import COMPUTED, COPY, DEFERRED, DONE, FAILED, INVALID
+from pipeline.models import resolve_device, resolve_model
+from pipeline.plan import RunChoice, preview_plan
+from pipeline.run import RunSummary, run_job
+from pipeline.spec import JobSpec, default_out, make_spec
+
+
+def _spec(photos: Path, out: Path | None, options: dict[str, Any]) -> tuple[JobSpec, str]:
+    """Return the spec of the options, with `auto` resolved, and one line on what it became."""
+    photos = photos.expanduser().absolute()
+    out = default_out(photos) if out is None else out.expanduser().absolute()
+    if not photos.exists():
+        raise FileNotFoundError(f"{photos} does not exist; give a folder of photos or a manifest.")
+    job = OutputFolder(str(out)).read_job()
+    recorded = None if job is None else job["params"].get("model")
+    model, why = resolve_model(options["model"], recorded)
+    options = {**options, "model": model}
+    if "device" in options:
+        options["device"] = resolve_device(options["device"])
+    return make_spec(photos, out, **options), f"model {model}: {why}"
+
+
+def run_enhance(
+    photos: Path,
+    out: Path | None,
+    options: dict[str, Any],
+    choice: dict[str, Any],
+    *,
+    report: bool,
+    as_json: bool,
+) -> int:
+    """Run the job, print its summary and return its exit code."""
+    spec, why = _spec(photos, out, options)
+    return _run(spec, RunChoice(**choice), why, report=report, as_json=as_json)
+
+
+def run_spec_file(path: Path, *, if_running: str, as_json: bool) -> int:
+    """Run a written spec and return its exit code."""
+    spec = JobSpec.from_json(path.read_text())
+    choice = RunChoice(if_running=if_running)
+    return _run(spec, choice, f"spec {path}", report=True, as_json=as_json)
+
+
+def _run(spec: JobSpec, choice: RunChoice, why: str, *, report: bool, as_json: bool) -> int:
+    with console.RunProgress(quiet=as_json) as progress:
+        progress.message(why)
+        summary = run_job(spec, choice, progress)
+    page = _report(spec.out) if report and (summary.computed or summary.copied) else None
+    if as_json:
+        console.print_json({**summary.__dict__, "report": page})
+    else:
+        _print_summary(summary, page)
+    return summary.exit_code
+
+
+def _report(out: str) -> str | None:
+    from jobs.report.build import build_report
+
+    try:
+        return str(build_report(out))
+    except OSError as error:
+        # The photos are delivered; a report that cannot be written must not call the run failed.
+        console.error(f"no report: {error}", f"doodl-batch report {out}")
+        return None
+
+
+def _print_summary(summary: RunSummary, page: str | None) -> None:
+    counts = summary.counts
+    console.print_table("", ("state", "photos"), [(s, n) for s, n in counts.items() if n])
+    rate = (
+        f", {3600 * summary.computed / summary.seconds:,.0f} photos/h" if summary.computed else ""
+    )
+    console.say(
+        f"{summary.computed:,} computed, {summary.copied:,} copied, in {summary.seconds:.1f} s{rate}"
+    )
+    if summary.stopped_by:
+        console.error(summary.stopped_by, "the same command again goes on from here")
+    console.out.print(f"results: {summary.out}", markup=False)
+    if page:
+        console.out.print(f"report:  {page}", markup=False)
+
+
+def show_plan(
+    photos: Path,
+    out: Path | None,
+    options: dict[str, Any],
+    choice: dict[str, Any],
+    *,
+    as_json: bool,
+) -> int:
+    """Print what a run would do and return an exit code."""
+    spec, why = _spec(photos, out, options)
+    plan = preview_plan(spec, RunChoice(**choice))
+    compute = sum(plan.counts[state] for state in COMPUTED)
+    if as_json:
+        console.print_json(
+            {"photos": spec.photos, "out": spec.out, "model": spec.model, "compute": compute,
+             "counts": plan.counts, "orphans": plan.num_orphans}
+        )  # fmt: skip
+        return exits.OK
+    console.say(why)
+    words = {
+        "new": "new", "changed": "changed since they were done", "retry": "failed, tried again",
+        "forced": "done, done again", COPY: "copied from the same photo's result",
+        INVALID: "cannot be run", DONE: "done", FAILED: "failed, left so", DEFERRED: "left for later",
+    }  # fmt: skip
+    rows = [(words[state], count) for state, count in plan.counts.items() if count]
+    console.print_table(f"{spec.photos} → {spec.out}", ("rows", "photos"), rows)
+    console.out.print(f"{compute:,} to compute", markup=False)
+    return exits.OK

@@ -1,0 +1,1 @@
+"""The report: a static folder that opens from disk, without a network."""

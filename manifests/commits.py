@@ -1,0 +1,332 @@
+"""The output folder: where a job's rows are committed, each exactly once.
+
+A worker commits a row in two writes (`write_edited`, then `stage`, the commit point). The driver,
+one at a time under `lock`, puts right what a dead one left (`recover`) and turns staged rows into
+parts (`compact`). Whether a row is done is decided by parts and staged rows alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests import compaction
+from manifests import job as jobs
+from manifests.checkpoints import Checkpoints
+from manifests.compaction import PART_BYTES, RecoveryReport
+from manifests.errors import CommitError
+from manifests.ledger import Ledger, read_ledger
+from manifests.locks import IfRunning, driver_lock
+from manifests.parts import IMAGES, RESULTS, list_parts, open_part, part_path, read_part
+from manifests.parts import epoch_of as epoch_of_schema
+from manifests.paths import is_safe_relpath
+from manifests.rows import ResultRow, result_rows
+from manifests.schemas import RESULT_SCHEMA, with_extras
+from manifests.staging import STAGING, encode_staged, staged_name, staged_table
+from manifests.storage import LocalStorage, Storage, open_storage
+
+MANIFEST_FILE = "_manifest.parquet"
+EDITED = "edited"
+
+DONE_COLUMNS = (
+    "row_id",
+    "input_key",
+    "work_key",
+    "status",
+    "error_type",
+    "params_fingerprint",
+    "edited_uri",
+)
+"""What `OutputFolder.done` tells of each row."""
+
+
+class OutputFolder:
+    """One job's output, by path or URI. Light to make: workers make their own from its `uri`.
+
+    Attributes:
+        uri: where it lies; give it to a worker.
+        checkpoints: work half done, by work_key.
+    """
+
+    def __init__(self, location: str | os.PathLike[str] | Storage):
+        if isinstance(location, (str, os.PathLike)):
+            location = open_storage(location)
+        self.storage: Storage = location
+        self.uri = self.storage.uri
+        self.checkpoints = Checkpoints(self.storage)
+        self._job: dict[str, Any] | None = None
+        self._extras: pa.Schema | None = None
+        self._held = False
+
+    # The job
+
+    def read_job(self) -> dict[str, Any] | None:
+        """Return the folder's `_job.json`, None if no job has been opened here."""
+        return jobs.read_job(self.storage)
+
+    def read_params(self, fingerprint: str) -> dict[str, Any]:
+        """Return {"task", "params"} of a fingerprint found in a result row, for a replay."""
+        return json.loads(self.storage.read(f"{jobs.PARAMS_FOLDER}/{fingerprint}.json"))
+
+    def open_job(
+        self,
+        job: Mapping[str, Any],
+        *,
+        redo: bool = False,
+        extras: pa.Schema | None = None,
+    ) -> dict[str, Any]:
+        """Make this folder `job`'s, or check that it is; call it once a run, under `lock`.
+
+        Args:
+            job: {"task", "params"} and, best, {"params_fingerprint", "doodl_version"}; other keys
+                are recorded as they are. `params` holds all that changes the result.
+            redo: accept other params, and take no row committed before as done. Interrupted, it
+                goes on where it was, with or without `redo`, until `close_redo`.
+            extras: the manifest's extra columns (`schemas.extra_schema` of the input table).
+        Returns: the job as recorded, with this run's `epoch`.
+        Raises: JobConflictError if the folder belongs to another job, ManifestError if an extra
+            column has changed its type beyond a widening.
+        """
+        self._job = jobs.open_job(self.storage, job, redo=redo, extras=extras)
+        self._extras = jobs.read_extras(self.storage)
+        return self._job
+
+    def close_redo(self) -> None:
+        """End a redo whose rows are all done; without one, nothing happens."""
+        jobs.close_redo(self.storage)
+
+    @property
+    def extras(self) -> pa.Schema:
+        """The extra columns of the job's results."""
+        if self._extras is None:
+            self._extras = jobs.read_extras(self.storage)
+        return self._extras
+
+    def _epochs(self) -> tuple[int, int]:
+        """Return this run's epoch and the epoch since which rows count as done."""
+        if self._job is None:
+            self._job = self.read_job()
+        if self._job is None:
+            return 0, 0
+        return self._job["epoch"], self._job["redo"]["epoch"]
+
+    @contextmanager
+    def lock(
+        self, *, if_running: IfRunning = "fail", timeout_seconds: float | None = None
+    ) -> Iterator[None]:
+        """Be the folder's one driver for the body; see `locks.driver_lock`.
+
+        Raises: OutputLockedError if another driver is.
+        """
+        if not isinstance(self.storage, LocalStorage):
+            raise CommitError(
+                f"{self.uri}: a driver's lock needs a local or mounted folder as --out for now."
+            )
+        path = self.storage.local("_state/driver.lock")
+        with driver_lock(path, if_running=if_running, timeout_seconds=timeout_seconds):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+    def _must_be_driver(self, what: str) -> None:
+        if not self._held:
+            raise CommitError(f"{what} is the driver's: call it inside `with out.lock():`.")
+
+    # The worker's side
+
+    def write_edited(self, relpath: str, data: bytes) -> str:
+        """Put a delivered photo in place, and return its URI relative to the folder.
+
+        Args:
+            relpath: from `paths.edited_relpath`.
+        Raises: CommitError if relpath leaves `edited/`; OSError as the storage does.
+        """
+        if not is_safe_relpath(relpath):
+            raise CommitError(
+                f"relpath (={relpath!r}) leaves {EDITED}/; take it from edited_relpath()."
+            )
+        self.storage.write(f"{EDITED}/{relpath}", data)
+        return f"{EDITED}/{relpath}"
+
+    def edited_path(self, edited_uri: str) -> str:
+        """Return the full path or URI of a result's `edited_uri`."""
+        return f"{self.uri}/{edited_uri}"
+
+    def stage(self, result: ResultRow, image: bytes | None = None) -> None:
+        """Commit a row: from this call's return it survives anything.
+
+        Args:
+            image: the delivered file's bytes, if they are to go to `images/`.
+        Raises: ManifestError for a value the result schema has no room for; OSError as the
+            storage does, nothing being committed then.
+        """
+        epoch = self._epochs()[0]
+        data = encode_staged(result, image, self.extras, epoch)
+        self.storage.write(f"{STAGING}/{staged_name(result, epoch)}", data)
+
+    # The driver's side
+
+    def recover(self) -> RecoveryReport:
+        """Put right what a dead driver left; call it after `open_job`, before anything else.
+
+        Raises: CommitError without the lock; OutputCorruptError for a foreign or damaged part.
+        """
+        self._must_be_driver("recover")
+        report = RecoveryReport()
+        report.temporaries_removed = self.storage.clear_temporary()
+        report.intents_redone = compaction.redo_intents(self.storage, self.extras)
+        _, _, report.late_dropped = compaction.settle(
+            self.storage, self._epochs()[1], report.quarantined
+        )
+        return report
+
+    def compact(
+        self,
+        *,
+        min_rows: int = 1000,
+        min_bytes: int = PART_BYTES,
+        force: bool = False,
+        part_bytes: int = PART_BYTES,
+    ) -> int:
+        """Publish the staged rows once there are enough of them; return how many were.
+
+        Args:
+            min_rows, min_bytes: enough is either; `force` publishes whatever there is.
+            part_bytes: about the size of a part.
+        Raises: CommitError without the lock.
+        """
+        self._must_be_driver("compact")
+        staged = self.storage.files(STAGING)
+        enough = len(staged) >= min_rows or sum(e.size_bytes for e in staged) >= min_bytes
+        if not (enough or (force and staged)):
+            return 0
+        return compaction.compact_all(
+            self.storage, self.extras, redo_epoch=self._epochs()[1], part_bytes=part_bytes
+        )
+
+    def staged_count(self) -> int:
+        """Return how many committed rows wait for compaction."""
+        return len(self.storage.files(STAGING))
+
+    def ledger(self, run_id: str) -> Ledger:
+        """Return the ledger of a run, to append to."""
+        return Ledger(self.storage, run_id)
+
+    def read_ledger(self, run_id: str | None = None) -> pa.Table:
+        """Return the attempts of one run, or of all."""
+        return read_ledger(self.storage, run_id)
+
+    def write_manifest(self, table: pa.Table) -> None:
+        """Record the input table as `_manifest.parquet`."""
+        self.storage.write_stream(
+            MANIFEST_FILE, lambda sink: pq.write_table(table, sink, compression="zstd")
+        )
+
+    def read_manifest(self) -> pa.Table | None:
+        """Return the input table last recorded, None if there is none."""
+        if not self.storage.exists(MANIFEST_FILE):
+            return None
+        return read_part(self.storage, MANIFEST_FILE)
+
+    # What is done
+
+    def done(self) -> pa.Table:
+        """Return DONE_COLUMNS of every row committed (and, in a redo, committed since it began).
+
+        From parts and staged rows, one row to a row_id; rows of every status, failed ones too.
+        """
+        return self._committed(list(DONE_COLUMNS), since=self._epochs()[1])
+
+    def results(self) -> pa.Table:
+        """Return every committed row, all result columns: parts and staged rows."""
+        return self._committed(with_extras(RESULT_SCHEMA, self.extras).names, since=0)
+
+    def rows(self, row_ids: Iterable[str]) -> dict[str, ResultRow]:
+        """Return the committed rows of these row_ids, by row_id."""
+        wanted = pa.array(row_ids, pa.string())
+        names = with_extras(RESULT_SCHEMA, self.extras).names
+        table = self._committed(names, since=0, only=wanted)
+        return {row.row_id: row for row in result_rows(table)}
+
+    def _committed(
+        self, columns: list[str], *, since: int, only: pa.Array | None = None
+    ) -> pa.Table:
+        redo_epoch = self._epochs()[1]
+        # Staged rows first: a row compacted meanwhile is then seen twice and counted once, never
+        # missed.
+        staged, _ = compaction.choose(compaction.load_staged(self.storage), redo_epoch)
+        schema = with_extras(RESULT_SCHEMA, self.extras)
+        schema = pa.schema([schema.field(name) for name in columns])
+        waiting = {row.row_id: row for row in staged}
+        tables = []
+        for number in list_parts(self.storage, RESULTS):
+            path = part_path(RESULTS, number)
+            with open_part(self.storage, path) as file:
+                epoch = epoch_of_schema(file.schema_arrow)
+            if epoch >= since:
+                table = _fitted(read_part(self.storage, path, columns), schema)
+                if only is not None:
+                    table = table.filter(pc.is_in(table["row_id"], only))
+                tables.append(_without_superseded(table, number, epoch, waiting, redo_epoch))
+        rows = [r for r in waiting.values() if r.epoch >= since]
+        if only is not None:
+            named = set(only.to_pylist())
+            rows = [r for r in rows if r.row_id in named]
+        if rows:
+            tables.append(_fitted(staged_table(rows, self.extras).select(columns), schema))
+        return pa.concat_tables([schema.empty_table(), *tables])
+
+    def read_photo(self, result: ResultRow) -> bytes | None:
+        """Return the delivered file of a result: from `edited/`, else from the images parts."""
+        if result.edited_uri is not None:
+            try:
+                return self.storage.read(result.edited_uri)
+            except FileNotFoundError:
+                pass
+        for number in list_parts(self.storage, IMAGES):
+            path = part_path(IMAGES, number)
+            held = read_part(self.storage, path, ["row_id"])["row_id"]
+            index = pc.index(held, result.row_id).as_py()
+            if index >= 0:
+                images = read_part(self.storage, path, ["edited_image"])["edited_image"]
+                return images[index].as_py()["bytes"]
+        return None
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return table.select(schema.names).cast(schema)
+
+
+def _without_superseded(
+    table: pa.Table,
+    number: int,
+    epoch: int,
+    waiting: dict[str, compaction.StagedRow],
+    redo_epoch: int,
+) -> pa.Table:
+    """Return a part's rows less those a staged row supersedes; forget staged rows that do not."""
+    if not waiting or table.num_rows == 0:
+        return table
+    held = pc.is_in(table["row_id"], pa.array(list(waiting), pa.string()))
+    if not pc.any(held).as_py():
+        return table
+    gone = []
+    for record in table.filter(held).to_pylist():
+        row_id = record["row_id"]
+        published = compaction.PublishedRow(
+            number, epoch, record["work_key"], record["status"], record["edited_uri"]
+        )
+        if compaction.supersedes(waiting[row_id], published, redo_epoch):
+            gone.append(row_id)
+        else:
+            del waiting[row_id]
+    return table.filter(pc.invert(pc.is_in(table["row_id"], pa.array(gone, pa.string()))))

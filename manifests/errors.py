@@ -1,0 +1,45 @@
+"""What can go wrong between a manifest and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ManifestError(Exception):
+    """A manifest, a result table or an output folder is not as it must be."""
+
+
+class JobConflictError(ManifestError):
+    """The output folder belongs to a job with other result-changing options.
+
+    Attributes:
+        differences: {option: (value in the folder's job, value asked for now)}; empty when the
+            folder is refused because it holds something that is not ours.
+    """
+
+    def __init__(self, message: str, differences: Mapping[str, tuple[Any, Any]] | None = None):
+        super().__init__(message)
+        self.differences = dict(differences or {})
+
+
+class OutputLockedError(ManifestError):
+    """Another driver runs on this output folder.
+
+    Attributes:
+        holder: what the other driver wrote about itself (pid, host, started_at), {} if unknown.
+        if_running: the policy under which we gave up: "fail", "skip" or "wait".
+    """
+
+    def __init__(self, message: str, holder: Mapping[str, Any], if_running: str):
+        super().__init__(message)
+        self.holder = dict(holder)
+        self.if_running = if_running
+
+
+class CommitError(ManifestError):
+    """A commit was asked for that the protocol does not allow."""
+
+
+class OutputCorruptError(ManifestError):
+    """A file in the output folder cannot be what we wrote: it is named, with the way out."""

@@ -1,0 +1,86 @@
+"""Reading a row's photo from where its URI points: a file, other storage, a manifest's own bytes.
+
+A manifest may hold photos in an `image` column (bytes, or the Hugging Face struct of bytes and
+path). They stay in it: such a row's image_uri is `/path/manifest.parquet#row=17`, and whoever
+needs the photo reads it there.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.paths import local_path
+
+_INLINE = re.compile(r"^(?P<path>.+\.parquet)#row=(?P<row>\d+)$", re.IGNORECASE | re.DOTALL)
+IMAGE_COLUMN = "image"
+
+
+def inline_uri(manifest: str, row: int) -> str:
+    """Return the URI of the photo in row `row` (from 0) of a Parquet manifest."""
+    return f"{manifest}#row={row}"
+
+
+def is_inline(uri: str) -> bool:
+    """Return whether a URI names a photo inside a Parquet manifest."""
+    return _INLINE.match(uri) is not None
+
+
+def read_input(uri: str) -> bytes:
+    """Return the bytes of the photo that a row's image_uri names.
+
+    Raises: OSError if it is not there or cannot be read.
+    """
+    match = _INLINE.match(uri)
+    if match is not None:
+        return _read_inline(match["path"], int(match["row"]))
+    path = local_path(uri)
+    if path is not None:
+        return Path(path).read_bytes()
+    from pyarrow import fs
+
+    filesystem, name = fs.FileSystem.from_uri(uri)
+    with filesystem.open_input_stream(name) as stream:
+        return stream.read()
+
+
+def _read_inline(path: str, row: int) -> bytes:
+    group, first = _group_of(path, row)
+    with pq.ParquetFile(path) as file:
+        offset = row - first
+        for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[IMAGE_COLUMN]):
+            if offset < batch.num_rows:
+                data = photo_bytes(batch.column(0)[offset])
+                if data is None:
+                    break
+                return data
+            offset -= batch.num_rows
+    raise FileNotFoundError(f"row {row} of {path} holds no photo")
+
+
+def photo_bytes(value: pa.Scalar) -> bytes | None:
+    """Return the bytes of one value of an `image` column: plain bytes, or struct<bytes, path>."""
+    held: Any = value.as_py()
+    return held.get("bytes") if isinstance(held, dict) else held
+
+
+@lru_cache(maxsize=16)
+def _row_groups(path: str, mtime_ns: int) -> tuple[int, ...]:
+    del mtime_ns  # part of the cache's key only
+    metadata = pq.read_metadata(path)
+    return tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+
+
+def _group_of(path: str, row: int) -> tuple[int, int]:
+    """Return the row group that holds `row`, and that group's first row."""
+    first = 0
+    for group, rows in enumerate(_row_groups(path, Path(path).stat().st_mtime_ns)):
+        if row < first + rows:
+            return group, first
+        first += rows
+    raise FileNotFoundError(f"{path} has {first} rows; row {row} is asked for")

@@ -1,0 +1,209 @@
+"""The published tables: `results/part-*.parquet` and `images/part-*.parquet`.
+
+A part is never changed in place and never removed. It is written whole under a number never used
+before, or rewritten whole, under its own name, without some of its rows; a part that loses all its
+rows stays, empty, so that no reader is left with a listed file that is gone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.errors import OutputCorruptError
+from manifests.schemas import IMAGE_SCHEMA, RESULT_SCHEMA, with_extras
+from manifests.storage import Entry, Storage
+
+RESULTS = "results"
+IMAGES = "images"
+EPOCH = b"doodl_epoch"  # in a file's schema metadata: the run that committed its rows
+
+# Large enough for an efficient read, small enough that driver memory stays flat.
+ROW_GROUP_BYTES = 32 * 1024 * 1024
+ROW_GROUP_ROWS = 65_536
+
+_PART = re.compile(r"^part-(\d{6,})\.parquet$")
+
+
+def part_path(folder: str, number: int) -> str:
+    """Return the path of one part of `results` or `images`."""
+    return f"{folder}/part-{number:06d}.parquet"
+
+
+def list_parts(storage: Storage, folder: str) -> dict[int, Entry]:
+    """Return the parts of `results` or `images` by number.
+
+    Names that begin with `.` or `_` are passed over, as every Parquet reader does.
+    Raises: OutputCorruptError if any other file lies there.
+    """
+    parts = {}
+    for entry in storage.files(folder):
+        if entry.name.startswith((".", "_")):
+            continue
+        match = _PART.match(entry.name)
+        if match is None:
+            raise OutputCorruptError(
+                f"{storage.uri}/{folder}/{entry.name} is not a part of this job; "
+                f"only Parquet parts may lie in {folder}/: move it elsewhere."
+            )
+        parts[int(match.group(1))] = entry
+    return parts
+
+
+def open_part(storage: Storage, path: str) -> pq.ParquetFile:
+    """Return a part open for reading.
+
+    Raises: OutputCorruptError if it is not a whole Parquet file.
+    """
+    try:
+        return pq.ParquetFile(storage.open(path))
+    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise _corrupt(storage, path, error) from error
+
+
+def _corrupt(storage: Storage, path: str, error: Exception) -> OutputCorruptError:
+    reason = str(error).partition("\n")[0]
+    return OutputCorruptError(
+        f"{storage.uri}/{path} is truncated or damaged ({reason}); restore it from a copy, or "
+        "move it away: its rows will then be done again."
+    )
+
+
+def read_part(storage: Storage, path: str, columns: list[str] | None = None) -> pa.Table:
+    """Return a part's rows, all or some of its columns.
+
+    Raises: OutputCorruptError if it cannot be read.
+    """
+    with open_part(storage, path) as file:
+        try:
+            return file.read(columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise _corrupt(storage, path, error) from error
+
+
+def epoch_of(schema: pa.Schema) -> int:
+    """Return the run that committed the rows of a part or staged file with this schema."""
+    return int((schema.metadata or {}).get(EPOCH, b"0"))
+
+
+def with_epoch(schema: pa.Schema, epoch: int) -> pa.Schema:
+    """Return `schema` marked as committed by run `epoch`."""
+    return schema.with_metadata({**(schema.metadata or {}), EPOCH: str(epoch).encode()})
+
+
+class ImagePartWriter:
+    """Writes an images part photo by photo, holding at most one row group in memory."""
+
+    def __init__(self, sink: BinaryIO, epoch: int):
+        self._schema = with_epoch(IMAGE_SCHEMA, epoch)
+        self._writer = pq.ParquetWriter(sink, self._schema, **_IMAGE_OPTIONS)
+        self._held: list[pa.RecordBatch] = []
+        self._held_bytes = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows of IMAGE_SCHEMA."""
+        if batch.num_rows == 0:
+            return
+        self._held.append(batch)
+        self._held_bytes += batch.nbytes
+        if self._held_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            table = pa.Table.from_batches(
+                [b.replace_schema_metadata(self._schema.metadata) for b in self._held]
+            ).cast(self._schema)
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._held, self._held_bytes = [], 0
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._flush()
+        self._writer.close()
+
+
+# Photos are compressed already, and a dictionary of them would only cost memory.
+_IMAGE_OPTIONS: dict[str, Any] = {
+    "compression": {"row_id": "zstd", "work_key": "zstd", "edited_image.path": "zstd"},
+    "use_dictionary": False,
+    "write_statistics": ["row_id", "work_key"],
+}
+
+
+def write_results_part(storage: Storage, number: int, table: pa.Table, epoch: int) -> None:
+    """Publish a results part: the moment its rows are done for every reader."""
+    storage.write_stream(part_path(RESULTS, number), lambda sink: _write(sink, table, epoch))
+
+
+def _write(sink: BinaryIO, table: pa.Table, epoch: int) -> None:
+    table = table.replace_schema_metadata(with_epoch(table.schema, epoch).metadata)
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+
+
+def drop_results(storage: Storage, number: int, row_ids: Iterable[str]) -> None:
+    """Rewrite results part `number` without these rows."""
+    path = part_path(RESULTS, number)
+    table = read_part(storage, path)
+    kept = table.filter(pc.invert(pc.is_in(table["row_id"], pa.array(row_ids, pa.string()))))
+    if kept.num_rows < table.num_rows:
+        epoch = epoch_of(table.schema)
+        storage.write_stream(path, lambda sink: _write(sink, kept, epoch))
+
+
+def drop_images(storage: Storage, row_ids: Iterable[str]) -> None:
+    """Rewrite every images part that holds a photo of these rows, without those photos.
+
+    The results come first (`drop_results`): a reader that joins the two finds every row's photo.
+    """
+    gone = pa.array(row_ids, pa.string())
+    for number in list_parts(storage, IMAGES) if len(gone) else ():
+        path = part_path(IMAGES, number)
+        held = read_part(storage, path, ["row_id"])["row_id"]
+        if pc.any(pc.is_in(held, gone)).as_py():
+            _rewrite_images(storage, path, gone)
+
+
+def _rewrite_images(storage: Storage, path: str, gone: pa.Array) -> None:
+    def fill(sink: BinaryIO) -> None:
+        with open_part(storage, path) as source:
+            writer = ImagePartWriter(sink, epoch_of(source.schema_arrow))
+            for batch in source.iter_batches(batch_size=16):
+                writer.add(batch.filter(pc.invert(pc.is_in(batch["row_id"], gone))))
+            writer.close()
+
+    storage.write_stream(path, fill)
+
+
+def conform(storage: Storage, extras: pa.Schema) -> int:
+    """Rewrite every results part that lacks columns of `extras` (as nulls), or has other types.
+
+    Returns how many parts were rewritten. Idempotent: after a crash, done again from the start.
+    """
+    target = with_extras(RESULT_SCHEMA, extras)
+    rewritten = 0
+    for number in list_parts(storage, RESULTS):
+        path = part_path(RESULTS, number)
+        with open_part(storage, path) as file:
+            schema = file.schema_arrow
+        if schema.names == target.names and schema.types == target.types:
+            continue
+        table = read_part(storage, path)
+        columns = [
+            table[f.name].cast(f.type)
+            if f.name in table.column_names
+            else pa.nulls(table.num_rows, f.type)
+            for f in target
+        ]
+        epoch = epoch_of(schema)
+        fitted = pa.table(columns, schema=target)
+        storage.write_stream(path, lambda sink, t=fitted, e=epoch: _write(sink, t, e))  # type: ignore[misc]
+        rewritten += 1
+    return rewritten

@@ -1,0 +1,284 @@
+"""A manifest file as an input table: a bad file raises, a bad row carries its own error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.errors import ManifestError
+from manifests.identity import hash_bytes
+from manifests.inline import IMAGE_COLUMN, inline_uri, photo_bytes
+from manifests.paths import has_scheme, is_safe_relpath, row_id_problem
+from manifests.scan import scan_photos
+from manifests.schemas import INPUT_SCHEMA, MANIFEST_SCHEMA, RESERVED_NAMES
+
+__all__ = ["read_manifest", "scan_photos"]
+
+INVALID_ROW = "InvalidRow"
+
+
+def read_manifest(path: str | os.PathLike[str], *, needs_image: bool = True) -> pa.Table:
+    """Return a Parquet manifest (or .csv, .jsonl) as a table of INPUT_SCHEMA and extra columns.
+
+    Every row of the file is a row of the table, in its order. A row that cannot be run says why in
+    row_error. A relative image_uri is taken from the manifest's folder and must stay in it; an
+    absolute path or a URI is taken as it is. A row without row_id is named by its image_uri; two
+    such rows of one photo become `a.jpg` and `a.jpg~2`. An explicit row_id used twice is an error
+    of the later row, which is then named `a.jpg~2`. Photos in an `image` column are hashed, not
+    kept (see `manifests.inline`). An extra column with one of our own names is carried as
+    `manifest_<name>`.
+
+    Args:
+        needs_image: False for tasks that start from no photo.
+    Raises: ManifestError for a file that is no manifest: column, what it is, what it must be.
+    """
+    path = Path(path).absolute()
+    table, hashes = _read_file(path)
+    if needs_image and hashes is None and "image_uri" not in table.column_names:
+        raise ManifestError(
+            f"{path}: no column image_uri (or image); it has {', '.join(table.column_names)}. "
+            "Name the column of photo paths image_uri."
+        )
+    errors: dict[int, str] = {}
+    columns: dict[str, pa.ChunkedArray | pa.Array] = {}
+    for field in MANIFEST_SCHEMA:
+        if field.name in table.column_names:
+            columns[field.name] = _typed(table[field.name], field, path, errors)
+    _check_finite(columns, errors)
+    extras = _extra_columns(table, path)
+    uris, row_ids = _resolve(path, columns, hashes, table.num_rows, needs_image, errors)
+    columns["image_uri"] = pa.array(uris, pa.string())
+    columns["row_id"] = pa.array(row_ids, pa.string())
+    if hashes is not None:
+        columns["image_hash"] = pa.array(hashes, pa.string())
+    messages = [errors.get(i) for i in range(table.num_rows)]
+    columns["row_error"] = pa.array(messages, pa.string())
+    columns["row_error_type"] = pa.array(
+        [INVALID_ROW if message else None for message in messages], pa.string()
+    )
+    arrays = [columns.get(f.name, pa.nulls(table.num_rows, f.type)) for f in INPUT_SCHEMA]
+    schema = pa.schema([*INPUT_SCHEMA, *(pa.field(n, a.type) for n, a in extras.items())])
+    return pa.table([*arrays, *extras.values()], schema=schema)
+
+
+def _read_file(path: Path) -> tuple[pa.Table, list[str | None] | None]:
+    """Return the file's columns other than `image`, and the hashes of that one if it is there."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            from pyarrow import csv
+
+            return csv.read_csv(path), None
+        if suffix in (".jsonl", ".ndjson"):
+            from pyarrow import json as arrow_json
+
+            return arrow_json.read_json(path), None
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            table = file.read(columns=[n for n in names if n != IMAGE_COLUMN])
+            if IMAGE_COLUMN not in names:
+                return table, None
+            hashes = _hash_images(file, path)
+    except FileNotFoundError:
+        raise ManifestError(f"{path} does not exist; give a folder or a Parquet file.") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ManifestError(
+            f"{path} cannot be read as a manifest ({reason}); give a Parquet, CSV or JSONL file."
+        ) from error
+    return table, hashes
+
+
+def _hash_images(file: pq.ParquetFile, path: Path) -> list[str | None]:
+    kind = file.schema_arrow.field(IMAGE_COLUMN).type
+    is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not (is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ManifestError(
+            f"{path}: column image is {kind}, want binary or struct<bytes, path>; "
+            "name a column of paths image_uri."
+        )
+    hashes: list[str | None] = []
+    for batch in file.iter_batches(batch_size=16, columns=[IMAGE_COLUMN]):
+        for value in batch.column(0):
+            data = photo_bytes(value)
+            hashes.append(None if data is None else hash_bytes(data))
+    return hashes
+
+
+def _typed(
+    column: pa.ChunkedArray, field: pa.Field, path: Path, errors: dict[int, str]
+) -> pa.ChunkedArray | pa.Array:
+    """Return the column in the schema's type; values that are not of it become null and an error.
+
+    Raises: ManifestError if no value of the column's type could be.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.type == field.type:
+        return column
+    if pa.types.is_list(field.type) and pa.types.is_string(column.type):
+        return pa.array([None if v is None else [v] for v in column.to_pylist()], field.type)
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null, pa.types.is_boolean)
+    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    wants_list = pa.types.is_list(field.type)
+    if (wants_list != listed and not pa.types.is_null(column.type)) or not (
+        listed or numeric or any(is_kind(column.type) for is_kind in kinds)
+    ):
+        raise ManifestError(
+            f"{path}: column {field.name} is {column.type}, want {field.type}; "
+            "write it as that, or rename it."
+        )
+    if numeric and pa.types.is_string(field.type) and field.name not in ("row_id", "prompt"):
+        raise ManifestError(f"{path}: column {field.name} is {column.type}, want {field.type}.")
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowException, ValueError):
+        return _typed_one_by_one(column.to_pylist(), field, errors)
+
+
+def _typed_one_by_one(values: list[Any], field: pa.Field, errors: dict[int, str]) -> pa.Array:
+    typed = []
+    for index, value in enumerate(values):
+        try:
+            typed.append(pa.scalar(value).cast(field.type).as_py() if value is not None else None)
+        except (pa.ArrowException, ValueError):
+            errors.setdefault(index, f"{field.name} (={value!r}) must be {_said(field.type)}.")
+            typed.append(None)
+    return pa.array(typed, field.type)
+
+
+def _said(kind: pa.DataType) -> str:
+    if pa.types.is_integer(kind):
+        return "a whole number"
+    return "a number" if pa.types.is_floating(kind) else str(kind)
+
+
+def _check_finite(columns: dict[str, Any], errors: dict[int, str]) -> None:
+    for name in ("target", "strength"):
+        if name in columns:
+            finite = pc.fill_null(pc.is_finite(columns[name]), True)
+            if not pc.all(finite).as_py():
+                for index, is_finite in enumerate(finite.to_pylist()):
+                    if not is_finite:
+                        errors.setdefault(index, f"{name} must be a finite number.")
+                columns[name] = pc.if_else(finite, columns[name], pa.scalar(None, pa.float64()))
+
+
+def _extra_columns(table: pa.Table, path: Path) -> dict[str, Any]:
+    extras: dict[str, Any] = {}
+    taken = set(table.column_names)
+    if len(taken) < len(table.column_names):
+        raise ManifestError(f"{path}: two columns have the same name; rename one.")
+    for name in table.column_names:
+        if name in MANIFEST_SCHEMA.names:
+            continue
+        carried = name
+        if name in RESERVED_NAMES:
+            carried = f"manifest_{name}"
+            if carried in taken:
+                raise ManifestError(
+                    f"{path}: column {name} is a result column's name, and {carried} is taken too; "
+                    "rename it or leave it out."
+                )
+        column = table[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+            # Python's own datetime, through which rows travel, ends at microseconds.
+            column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+        extras[carried] = column
+    return extras
+
+
+def _resolve(
+    path: Path,
+    columns: dict[str, Any],
+    hashes: list[str | None] | None,
+    count: int,
+    needs_image: bool,
+    errors: dict[int, str],
+) -> tuple[list[str | None], list[str]]:
+    """Return each row's full image_uri and its own row_id; what is wrong goes to `errors`."""
+    given_uris = columns["image_uri"].to_pylist() if "image_uri" in columns else [None] * count
+    given_ids = columns["row_id"].to_pylist() if "row_id" in columns else [None] * count
+    explicit = {row_id for row_id in given_ids if row_id is not None}
+    first_row: dict[str, int] = {}
+    next_copy: dict[str, int] = {}
+    uris: list[str | None] = []
+    row_ids: list[str] = []
+    folder = str(path.parent)
+    for index, (uri, own) in enumerate(zip(given_uris, given_ids, strict=True)):
+        problem = None
+        name = f"row-{index:07d}"
+        if hashes is not None and hashes[index] is not None:
+            name = _name_of(uri, folder) if uri else name
+            uri = inline_uri(str(path), index)
+        elif uri:
+            problem, name, uri = _resolve_uri(uri, folder, name)
+        elif needs_image:
+            problem = f"image_uri is null in row {index}; give the photo's path."
+        if own is not None:
+            problem = row_id_problem(own) or problem
+            name = own
+        elif name in explicit:
+            name = _free_name(name, first_row, next_copy, explicit)
+        if name in first_row:
+            if own is not None:
+                problem = (
+                    f"row_id (={name!r}) of row {index} is that of row {first_row[name]} already; "
+                    "give each row its own."
+                )
+            name = _free_name(name, first_row, next_copy, explicit)
+        first_row[name] = index
+        uris.append(uri)
+        row_ids.append(name)
+        if problem:
+            errors.setdefault(index, problem)
+    return uris, row_ids
+
+
+def _resolve_uri(uri: str, folder: str, name: str) -> tuple[str | None, str, str]:
+    """Return what is wrong with an image_uri as written, the row_id it gives, its full form."""
+    if has_scheme(uri):
+        return None, _name_of(uri, folder), uri
+    if os.path.isabs(uri):  # noqa: PTH117 (text in, text out, a million times)
+        return None, _name_of(uri, folder), uri
+    if "\x00" in uri:
+        return f"image_uri (={uri!r}) holds a NUL character; leave it out.", name, uri
+    if ".." in uri.replace("\\", "/").split("/"):
+        return (
+            f"image_uri (={uri!r}) leaves the manifest's folder; write the photo's absolute path.",
+            name,
+            uri,
+        )
+    return None, _name_of(uri, folder), f"{folder}/{uri}"
+
+
+def _name_of(uri: str, folder: str) -> str:
+    """Return the row_id that an image_uri gives a row: always a plain relative path."""
+    if has_scheme(uri):
+        uri = uri.partition("://")[2]
+    elif uri.startswith(folder + "/"):
+        uri = uri[len(folder) + 1 :]
+    name = "/".join(part for part in uri.split("/") if part not in ("", ".", ".."))
+    return name if row_id_problem(name) is None and is_safe_relpath(name) else _digest_name(uri)
+
+
+def _digest_name(uri: str) -> str:
+    return "photo-" + hash_bytes(uri.encode("utf-8", "surrogatepass"))[:16]
+
+
+def _free_name(
+    name: str, first_row: dict[str, int], next_copy: dict[str, int], explicit: set[str]
+) -> str:
+    number = next_copy.get(name, 2)
+    while f"{name}~{number}" in first_row or f"{name}~{number}" in explicit:
+        number += 1
+    next_copy[name] = number + 1
+    return f"{name}~{number}"

@@ -1,0 +1,103 @@
+"""A folder of photos as an input table."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from manifests.errors import ManifestError
+from manifests.job import JOB_FILE
+from manifests.paths import PHOTO_SUFFIXES, path_uri, row_id_problem, split_suffix
+from manifests.schemas import INPUT_SCHEMA
+
+logger = logging.getLogger(__name__)
+
+
+def scan_photos(folder: str | os.PathLike[str], *, recursive: bool = True) -> pa.Table:
+    """Return the photos of a folder as a table of INPUT_SCHEMA, sorted by row_id.
+
+    row_id is the path below `folder`, image_uri the absolute path; size_bytes and mtime_ns are the
+    file's. A photo is a file whose name ends in one of PHOTO_SUFFIXES, whatever is in it. Hidden
+    files and folders are passed over, and so is, whole, any folder that holds a `_job.json`: it is
+    some job's output. A linked folder is entered once, and not if it lies in `folder` or above it.
+
+    Raises: ManifestError if `folder` is no readable folder.
+    """
+    root = Path(folder).absolute()
+    if not root.is_dir():
+        raise ManifestError(f"{root} is not a folder; give a folder of photos or a manifest.")
+    if (root / JOB_FILE).exists():
+        raise ManifestError(
+            f"{root} is a job's output (it holds {JOB_FILE}); give the folder of the originals."
+        )
+    found = sorted(_photos(str(root), recursive), key=lambda photo: photo[0])
+    row_ids = [_text(relpath) for relpath, _, _ in found]
+    problems = [row_id_problem(row_id) for row_id in row_ids]
+    count = len(found)
+    columns = {
+        "row_id": pa.array(row_ids, pa.string()),
+        "image_uri": pa.array([path_uri(f"{root}/{p}") for p, _, _ in found], pa.string()),
+        "size_bytes": pa.array([size for _, size, _ in found], pa.int64()),
+        "mtime_ns": pa.array([mtime for _, _, mtime in found], pa.int64()),
+        "row_error_type": pa.array(["InvalidRow" if p else None for p in problems], pa.string()),
+        "row_error": pa.array(problems, pa.string()),
+    }
+    return pa.table(
+        [columns.get(f.name, pa.nulls(count, f.type)) for f in INPUT_SCHEMA], schema=INPUT_SCHEMA
+    )
+
+
+def _text(relpath: str) -> str:
+    """Return the path as text: bytes that are not UTF-8 become \\xNN."""
+    return os.fsencode(relpath).decode("utf-8", "backslashreplace")
+
+
+def _photos(root: str, recursive: bool) -> Iterator[tuple[str, int, int]]:
+    """Yield (path below root, size, mtime) of every photo, in no order."""
+    real_root = os.path.realpath(root)
+    entered: set[tuple[int, int]] = set()
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        path = f"{root}/{folder}" if folder else root
+        try:
+            with os.scandir(path) as scan:
+                entries = list(scan)
+        except OSError as error:
+            logger.warning("folder %s cannot be read (%s): its photos are left out", path, error)
+            continue
+        if any(entry.name == JOB_FILE for entry in entries):
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            below = f"{folder}/{entry.name}" if folder else entry.name
+            try:
+                if entry.is_dir():
+                    if recursive and _may_enter(entry, real_root, entered):
+                        folders.append(below)
+                elif split_suffix(entry.name)[1].lower() in PHOTO_SUFFIXES and entry.is_file():
+                    status = entry.stat()
+                    yield below, status.st_size, status.st_mtime_ns
+            except OSError as error:  # a link that loops, a file gone meanwhile
+                logger.warning("%s/%s is passed over (%s)", path, entry.name, error)
+
+
+def _may_enter(entry: os.DirEntry[str], real_root: str, entered: set[tuple[int, int]]) -> bool:
+    """Return whether to enter a folder: any real one; a linked one if it repeats no photo."""
+    if not entry.is_symlink():
+        return True
+    target = os.path.realpath(entry.path)
+    common = os.path.commonpath([target, real_root])
+    if common in (target, real_root):  # it lies in the collection, or holds it
+        return False
+    status = entry.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in entered:
+        return False
+    entered.add(identity)
+    return True

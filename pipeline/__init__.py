@@ -1,0 +1,1 @@
+"""pipeline: from a job's specification to committed rows, on Ray or in one process."""

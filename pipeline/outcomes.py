@@ -1,0 +1,52 @@
+"""What crosses between driver and worker: small values, never pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from manifests.rows import ManifestRow
+
+TRANSIENT_ERRORS = (
+    "OutOfMemoryError",
+    "WorkerDied",
+    "PhotoChanged",
+    "OSError",
+    "ConnectionError",
+    "TimeoutError",
+    "FileNotFoundError",
+    "PermissionError",
+)
+"""Classes of failure that another attempt may not meet again."""
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One row to compute; image_hash is that of the photo the keys were made from."""
+
+    row: ManifestRow
+    input_key: str
+    work_key: str
+    image_hash: str | None = None
+    attempt: int = 1
+
+    @property
+    def row_id(self) -> str:
+        return self.row.row_id
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item. `status` is a result row's, or `disk_full` (charged to nobody)."""
+
+    row_id: str
+    work_key: str
+    status: str
+    error_type: str | None = None
+    error_message: str | None = None
+    edit_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    node: str = ""
+    device: str = ""

@@ -1,0 +1,157 @@
+"""A job's plan: its input table, hashed, minus what its output folder has done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from manifests.commits import OutputFolder
+from manifests.errors import JobConflictError
+from manifests.hashes import hash_inputs
+from manifests.identity import params_fingerprint
+from manifests.job import differences
+from manifests.plan import Plan, PlanOptions, plan_rows
+from manifests.rows import manifest_rows
+from pipeline.inputs import load_input
+from pipeline.outcomes import TRANSIENT_ERRORS, WorkItem
+from pipeline.spec import JobSpec, version
+
+_AGE = re.compile(r"(\d+)\s*([smhdw])")
+_AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+IF_RUNNING = ("fail", "skip", "wait")
+
+
+@dataclass(frozen=True)
+class RunChoice:
+    """Which rows one run takes up; nothing here changes a result.
+
+    Attributes:
+        redo: do everything again under this run's options.
+        force: compute selected rows again though they are done.
+        retry_failed: retry every failed row, not only those that may go better next time.
+        only_failed: take up failed rows and no others.
+        since: an instant (ISO 8601) or an age (`7d`, `12h`): only photos modified since.
+        limit: at most so many rows.
+        if_running: fail | skip | wait when another run has the folder.
+    """
+
+    redo: bool = False
+    force: bool = False
+    retry_failed: bool = False
+    only_failed: bool = False
+    since: str | None = None
+    limit: int | None = None
+    if_running: str = "fail"
+
+    def __post_init__(self) -> None:
+        if self.if_running not in IF_RUNNING:
+            raise ValueError(
+                f"if_running (={self.if_running!r}) must be one of {', '.join(IF_RUNNING)}."
+            )
+        if self.limit is not None and self.limit < 0:
+            raise ValueError(f"limit (={self.limit}) must not be negative.")
+        if self.since is not None:
+            parse_since(self.since)
+
+    def options(self) -> PlanOptions:
+        retry_all = self.retry_failed or self.only_failed
+        return PlanOptions(
+            force=self.force,
+            retry_failed="all" if retry_all else "retryable",
+            retryable=frozenset(TRANSIENT_ERRORS),
+            only_failed=self.only_failed,
+            since=None if self.since is None else parse_since(self.since),
+            limit=self.limit,
+        )
+
+
+def parse_since(text: str) -> datetime:
+    """Return the instant of an ISO 8601 text (local time if it names no zone) or of an age.
+
+    Raises: ValueError if it is neither.
+    """
+    match = _AGE.fullmatch(text.strip())
+    if match is not None:
+        return datetime.now(UTC) - timedelta(**{_AGE_UNITS[match[2]]: int(match[1])})
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise ValueError(
+            f"since (={text!r}) must be a date such as 2026-11-01 or an age such as 7d."
+        ) from None
+
+
+def job_record(spec: JobSpec) -> dict[str, Any]:
+    """Return what `_job.json` records of a spec."""
+    return {
+        "task": spec.task,
+        "params": spec.params(),
+        "params_fingerprint": params_fingerprint(spec.params()),
+        "doodl_version": version(),
+        "preset": spec.preset,
+        "photos": spec.photos,
+    }
+
+
+def make_plan(
+    spec: JobSpec,
+    choice: RunChoice,
+    folder: OutputFolder,
+    inputs: pa.Table,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Return the plan of `load_input`'s table for a folder that has been opened and recovered."""
+    inputs = hash_inputs(inputs, folder.storage, progress=progress)
+    return plan_rows(inputs, folder.done(), params_fingerprint(spec.params()), choice.options())
+
+
+def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
+    """Return the plan of a job without touching its output folder.
+
+    Raises: JobConflictError if the folder belongs to a job with other options.
+    """
+    folder = OutputFolder(spec.out)
+    recorded = folder.read_job()
+    done = folder.done() if recorded is not None else _nothing_done()
+    if recorded is not None and choice.redo:
+        done = done.slice(0, 0)
+    elif recorded is not None:
+        changed = differences(recorded, job_record(spec))
+        if changed:
+            named = ", ".join(f"{name}: {old!r} → {new!r}" for name, (old, new) in changed.items())
+            raise JobConflictError(
+                f"{spec.out} belongs to a job with other options ({named}); "
+                "choose another --out, or do everything again with --redo.",
+                changed,
+            )
+    storage = folder.storage if recorded is not None else None
+    inputs = hash_inputs(load_input(spec.photos), storage)
+    return plan_rows(inputs, done, params_fingerprint(spec.params()), choice.options())
+
+
+def _nothing_done() -> pa.Table:
+    from manifests.commits import DONE_COLUMNS
+    from manifests.schemas import RESULT_SCHEMA
+
+    return pa.schema([RESULT_SCHEMA.field(name) for name in DONE_COLUMNS]).empty_table()
+
+
+def work_items(table: pa.Table) -> Iterator[WorkItem]:
+    """Yield the rows of a plan's table as work items, without holding them all."""
+    for batch in table.to_batches(max_chunksize=1024):
+        part = pa.Table.from_batches([batch])
+        keys = zip(
+            part["input_key"].to_pylist(),
+            part["work_key"].to_pylist(),
+            part["image_hash"].to_pylist(),
+            strict=True,
+        )
+        for row, (input_key, work_key, image_hash) in zip(manifest_rows(part), keys, strict=True):
+            yield WorkItem(row, input_key, work_key, image_hash)

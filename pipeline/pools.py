@@ -1,0 +1,67 @@
+"""Where items are processed: in this process, or (in `pipeline.cluster`) by Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.outcomes import Outcome, WorkItem
+from pipeline.spec import JobSpec
+from pipeline.stages import RowProcessor
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A batch that came back: its outcomes, or the reason why its worker is gone."""
+
+    items: tuple[WorkItem, ...]
+    outcomes: tuple[Outcome, ...] = ()
+    worker_died: str | None = None
+
+
+class Pool(Protocol):
+    """Workers that take batches of items and give completions."""
+
+    def has_room(self) -> bool:
+        """Return whether a batch submitted now would start at once (or as soon as models load)."""
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        """Give a batch to a free worker."""
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        """Return the batches that came back, after at most the timeout if there are none."""
+
+    @property
+    def in_flight(self) -> int:
+        """Batches submitted and not yet back."""
+
+    def close(self) -> None:
+        """Let the workers go; what they had in flight is lost and stays pending."""
+
+
+class InlinePool:
+    """One worker, this process; `wait` does the work. For debugging and for the smallest jobs."""
+
+    def __init__(self, spec: JobSpec, fingerprint: str) -> None:
+        self._process = RowProcessor(spec, fingerprint)
+        self._queue: list[tuple[WorkItem, ...]] = []
+
+    def has_room(self) -> bool:
+        return not self._queue
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        self._queue.append(tuple(items))
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:  # noqa: ARG002 (works, never waits)
+        if not self._queue:
+            return []
+        items = self._queue.pop(0)
+        return [Completion(items, tuple(self._process(items)))]
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._queue)
+
+    def close(self) -> None:
+        self._queue.clear()

@@ -1,0 +1,338 @@
+"""The commit protocol under a crash at every boundary.
+
+A boundary is a point at which a process can die between two changes of what lies on storage:
+before and after every temporary file, rename and unlink, and in the middle of a temporary file.
+At each of them a reader looks at the folder, and after each crash a new driver takes over, which
+may die in its turn.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from manifests.commits import OutputFolder
+from manifests.identity import input_key, row_seed, work_key
+from manifests.rows import ResultRow
+from manifests.schemas import DONE_STATUSES
+from manifests.storage import LocalStorage
+
+ROWS = ("a.jpg", "b.jpg", "trip/c.jpg", "d.png")
+JOB = {"task": "enhance", "doodl_version": "1", "params": {"steps": 10}}
+
+
+class Crash(BaseException):
+    """The process dies here: nothing of ours may catch it."""
+
+
+class CrashingStorage(LocalStorage):
+    """A folder whose process dies at a chosen boundary; a reader looks on at each."""
+
+    def __init__(self, root: Path, look: Callable[[], None], renamed: Callable[[Path], None]):
+        super().__init__(root)
+        self.look, self.renamed = look, renamed
+        self.boundaries = 0
+        self.crash_at: int | None = None
+
+    def _boundary(self) -> None:
+        self.boundaries += 1
+        self.look()
+        if self.boundaries == self.crash_at:
+            raise Crash
+
+    def _write_temporary(self, path: Path, fill: Callable[[BinaryIO], None]) -> None:
+        self._boundary()
+        with path.open("wb") as file:
+            fill(file)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        self._boundary()  # torn: what a crash leaves of a file half written
+        path.write_bytes(whole)
+        self._boundary()
+
+    def _rename(self, source: Path, target: Path) -> None:
+        super()._rename(source, target)
+        self.renamed(target)
+        self._boundary()
+
+    def _unlink(self, path: Path) -> None:
+        super()._unlink(path)
+        self._boundary()
+
+    def _sync_folder(self, folder: Path) -> None:
+        pass  # tested by itself; here it would only cost time
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a commit says, as far as readers can tell one from another."""
+
+    work_key: str
+    status: str
+    epoch: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.status in DONE_STATUSES
+
+    def after(self, new: Commit, redo_epoch: int) -> Commit:
+        """Return what stands once `new` is committed for the row that says this."""
+        if new.work_key != self.work_key:
+            return new if new.epoch >= self.epoch else self
+        if self.is_done and self.epoch >= redo_epoch:
+            return new if new.is_done and new.epoch > self.epoch else self
+        if new.epoch >= self.epoch or (new.is_done and not self.is_done):
+            return new
+        return self
+
+
+class Harness:
+    """A job, its driver and workers, and the truth about what they have committed."""
+
+    def __init__(self, root: Path, with_images: bool = True):
+        self.root, self.with_images = root, with_images
+        self.truth: dict[str, Commit] = {}
+        self.ever: set[tuple[str, str, str]] = set()
+        self.redo_epoch = 0
+        self.about_to_commit: tuple[str, Commit] | None = None
+        self.past: list[tuple[ResultRow, int]] = []
+        self.versions = dict.fromkeys(ROWS, 0)
+        self._read: dict[tuple[str, int, int], list[dict]] = {}
+        self.crashes = self.looks = 0
+        self.storage = CrashingStorage(root, self.look, self.renamed)
+        self.out = OutputFolder(self.storage)
+        self.start_run()
+
+    # What is done to the folder
+
+    def start_run(self, redo: bool = False) -> None:
+        self.out = OutputFolder(self.storage)
+        with self.out.lock():
+            job = self.out.open_job(JOB, redo=redo)
+            self.redo_epoch = job["redo"]["epoch"]
+            self.out.recover()
+
+    def compact(self, part_bytes: int = 1 << 20) -> None:
+        with self.out.lock():
+            self.out.compact(force=True, part_bytes=part_bytes)
+
+    def result(self, row_id: str, status: str = "ok", version: int | None = None) -> ResultRow:
+        version = self.versions[row_id] if version is None else version
+        key = input_key(f"{row_id}:{version}", {})
+        work = work_key(key, "params")
+        return ResultRow(row_id, key, work, status, seed=row_seed(work))  # type: ignore[arg-type]
+
+    def commit(self, result: ResultRow, epoch: int | None = None) -> None:
+        """Write and stage one row, as a worker of the run `epoch` does."""
+        worker = OutputFolder(self.storage)
+        own_epoch = worker.read_job()["epoch"]
+        if epoch is not None:
+            worker._job = {"epoch": epoch, "redo": {"epoch": 0}}
+        commit = Commit(result.work_key, result.status, own_epoch if epoch is None else epoch)
+        photo = f"photo of {result.work_key}".encode()
+        if result.status == "ok":
+            result.edited_uri = worker.write_edited(result.row_id, photo)
+        self.about_to_commit = (result.row_id, commit)
+        self.past.append((result, commit.epoch))
+        worker.stage(result, photo if self.with_images and result.edited_uri else None)
+
+    def renamed(self, target: Path) -> None:
+        if target.parent.name == "staging" and self.about_to_commit is not None:
+            row_id, new = self.about_to_commit
+            self.ever.add((row_id, new.work_key, new.status))
+            old = self.truth.get(row_id)
+            self.truth[row_id] = new if old is None else old.after(new, self.redo_epoch)
+            self.about_to_commit = None
+
+    def under_crash(self, crash_at: int | None, act: Callable[[], None]) -> None:
+        """Run `act` with a crash at its boundary number `crash_at`; then a new driver starts.
+
+        The new driver dies at the same number of its own boundaries, the next one does not.
+        """
+        for attempt in (act, self.start_run):
+            self.storage.crash_at = crash_at and self.storage.boundaries + crash_at
+            try:
+                attempt()
+            except Crash:
+                self.crashes += 1
+                self.about_to_commit = None
+                self.storage.crash_at = None
+                self.check_done()
+            else:
+                self.storage.crash_at = None
+                self.check_done()
+                return
+        self.start_run()
+        self.check_done()
+
+    # What readers see
+
+    def _rows(self, path: Path) -> list[dict]:
+        status = path.stat()
+        key = (path.name, status.st_ino, status.st_mtime_ns)
+        if key not in self._read:
+            with pq.ParquetFile(path) as file:
+                self._read[key] = file.read().to_pylist()
+        return self._read[key]
+
+    def _table(self, folder: str) -> list[dict]:
+        entries = sorted((self.root / folder).iterdir()) if (self.root / folder).exists() else []
+        assert all(e.name.startswith("part-") and e.suffix == ".parquet" for e in entries)
+        return [row for entry in entries for row in self._rows(entry)]
+
+    def look(self) -> None:
+        """Read the folder as it is this instant, as its users do."""
+        self.looks += 1
+        results = {row["row_id"]: row for row in (rows := self._table("results"))}
+        assert len(results) == len(rows), "a row twice"
+        photos = {row["row_id"]: row for row in (rows := self._table("images"))}
+        assert len(photos) == len(rows), "a photo twice"
+        for row_id, row in results.items():
+            assert (row_id, row["work_key"], row["status"]) in self.ever, "a row never committed"
+            if self.with_images and row["edited_uri"]:
+                photo = photos[row_id]
+                assert photo["work_key"] == row["work_key"], "another photo"
+                assert photo["edited_image"]["bytes"] == f"photo of {row['work_key']}".encode()
+        staged = {
+            (row["row_id"], row["work_key"], row["status"])
+            for path in (self.root / "_state/staging").glob("*.parquet")
+            for row in self._rows(path)
+        }
+        for row_id, commit in self.truth.items():
+            said = (row_id, commit.work_key, commit.status)
+            row = results.get(row_id, {})
+            assert said in staged or said[1:] == (row.get("work_key"), row.get("status")), "lost"
+
+    def check_done(self) -> None:
+        """Compare what a planner sees with the truth."""
+        done = OutputFolder(self.root).done().to_pylist()
+        seen = {row["row_id"]: (row["work_key"], row["status"]) for row in done}
+        assert len(seen) == len(done)
+        assert seen == {
+            row_id: (commit.work_key, commit.status)
+            for row_id, commit in self.truth.items()
+            if commit.epoch >= self.redo_epoch
+        }
+
+    def finish(self) -> None:
+        """Start once more, compact, and compare everything."""
+        self.start_run()
+        self.compact()
+        self.look()
+        self.check_done()
+        results = {row["row_id"]: row for row in self._table("results")}
+        assert {r: (row["work_key"], row["status"]) for r, row in results.items()} == {
+            r: (c.work_key, c.status) for r, c in self.truth.items()
+        }
+        delivered = {r for r, row in results.items() if row["edited_uri"]}
+        photos = {row["row_id"] for row in self._table("images")}
+        assert photos == (delivered if self.with_images else set())
+        for row_id in delivered:
+            assert (self.root / results[row_id]["edited_uri"]).exists()
+        for folder in ("staging", "intents", "tmp", "quarantine"):
+            path = self.root / "_state" / folder
+            assert not path.exists() or not list(path.iterdir()), f"{folder} is not empty"
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    yield from _memory_folder()
+
+
+def _memory_folder() -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+    try:
+        yield folder / "out"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+STATUS = st.sampled_from(["ok", "ok", "ok", "failed", "rejected"])
+ROW = st.sampled_from(ROWS)
+# Most operations have fewer boundaries than 60: those run through, without a crash.
+CRASH = st.none() | st.integers(1, 60)
+
+
+class CommitProtocol(RuleBasedStateMachine):
+    """Workers, drivers, zombies and crashes in any order."""
+
+    @initialize(with_images=st.booleans())
+    def begin(self, with_images: bool) -> None:
+        self._folder = _memory_folder()
+        self.harness = Harness(next(self._folder), with_images)
+
+    @rule(row_id=ROW, status=STATUS, crash_at=CRASH)
+    def compute(self, row_id: str, status: str, crash_at: int | None) -> None:
+        h = self.harness
+        h.under_crash(crash_at, lambda: h.commit(h.result(row_id, status)))
+
+    @rule(row_id=ROW, crash_at=CRASH)
+    def compute_changed_photo(self, row_id: str, crash_at: int | None) -> None:
+        h = self.harness
+        h.versions[row_id] += 1
+        h.under_crash(crash_at, lambda: h.commit(h.result(row_id)))
+
+    @rule(data=st.data(), crash_at=CRASH)
+    def late_worker_commits_again(self, data: st.DataObject, crash_at: int | None) -> None:
+        h = self.harness
+        if h.past:
+            result, epoch = data.draw(st.sampled_from(h.past))
+            h.under_crash(crash_at, lambda: h.commit(replace(result), epoch))
+
+    @rule(source=ROW, row_id=ROW, crash_at=CRASH)
+    def copy(self, source: str, row_id: str, crash_at: int | None) -> None:
+        h = self.harness
+        copied = replace(h.result(source), row_id=row_id)
+        h.under_crash(crash_at, lambda: h.commit(copied))
+
+    @rule(crash_at=CRASH, part_bytes=st.sampled_from([1, 1 << 20]))
+    def compact(self, crash_at: int | None, part_bytes: int) -> None:
+        h = self.harness
+        h.under_crash(crash_at, lambda: h.compact(part_bytes))
+
+    @rule(crash_at=CRASH, redo=st.sampled_from([False, False, True]))
+    def start_again(self, crash_at: int | None, redo: bool) -> None:
+        h = self.harness
+        h.under_crash(crash_at, lambda: h.start_run(redo))
+        h.redo_epoch = h.out.read_job()["redo"]["epoch"]
+
+    @invariant()
+    def readers_see_each_row_once(self) -> None:
+        if hasattr(self, "harness"):
+            self.harness.look()
+
+    def teardown(self) -> None:
+        if hasattr(self, "harness"):
+            try:
+                self.harness.finish()
+            finally:
+                self._folder.close()
+
+
+def _settings(schedules: int, steps: int) -> settings:
+    return settings(
+        max_examples=schedules,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class TestShortSchedules(CommitProtocol.TestCase):
+    settings = _settings(40, 10)
+
+
+@pytest.mark.slow
+class TestLongSchedules(CommitProtocol.TestCase):
+    settings = _settings(400, 20)

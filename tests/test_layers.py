@@ -1,0 +1,76 @@
+"""The direction of the imports: manifests and doodl know nobody, pipeline both, jobs pipeline."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"doodl", "manifests", "pipeline", "jobs"}
+FORBIDDEN = {
+    "manifests": {"torch", "ray", "doodl", "pipeline", "jobs", "PIL", "typer", "rich"},
+    "doodl": {"ray", "pyarrow", "manifests", "pipeline", "jobs", "typer", "rich"},
+    "pipeline": {"jobs", "typer", "rich"},
+    "jobs": {"doodl", "torch", "ray"},
+}
+# Exit codes are made from the errors of every layer.
+ALLOWED = {("jobs/exits.py", "doodl"), ("jobs/cli.py", "doodl")}
+RAY_MODULE = "pipeline/cluster.py"
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_package_imports_only_what_its_layer_may(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = [
+        (name, module)
+        for path in files
+        for name in [path.relative_to(ROOT).as_posix()]
+        for module in imports_of(path)
+        if module in FORBIDDEN[package] and (name, module) not in ALLOWED
+    ]
+    assert wrong == []
+
+
+def test_ray_is_known_to_one_module_only():
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for package in OURS
+        for path in (ROOT / package).rglob("*.py")
+        if "ray" in imports_of(path)
+    ]
+    assert users == [RAY_MODULE]
+
+
+def loaded_by(code):
+    probe = f"import sys\n{code}\nprint(*sorted(m.split('.')[0] for m in sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import doodl, doodl.config, doodl.revisions, doodl.errors",
+        "from jobs.cli import app",
+        "import pipeline.spec, pipeline.plan, pipeline.run, pipeline.stages",
+    ],
+)
+def test_planning_and_help_load_neither_torch_nor_ray(code):
+    assert not loaded_by(code) & {"torch", "ray", "diffusers", "open_clip", "transformers"}
+
+
+def test_help_loads_no_arrow():
+    assert "pyarrow" not in loaded_by("from jobs.cli import app")
