@@ -276,7 +276,7 @@ class OutputFolder:
                 table = _fitted(read_part(self.storage, path, columns), schema)
                 if only is not None:
                     table = table.filter(pc.is_in(table["row_id"], only))
-                tables.append(_without_superseded(table, number, epoch, waiting, redo_epoch))
+                tables.append(_without_superseded(self.storage, table, number, waiting, redo_epoch))
         rows = [r for r in waiting.values() if r.epoch >= since]
         if only is not None:
             named = set(only.to_pylist())
@@ -307,25 +307,19 @@ def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _without_superseded(
+    storage: Storage,
     table: pa.Table,
     number: int,
-    epoch: int,
     waiting: dict[str, compaction.StagedRow],
     redo_epoch: int,
 ) -> pa.Table:
     """Return a part's rows less those a staged row supersedes; forget staged rows that do not."""
     if not waiting or table.num_rows == 0:
         return table
-    held = pc.is_in(table["row_id"], pa.array(list(waiting), pa.string()))
-    if not pc.any(held).as_py():
-        return table
+    published = compaction.find_in_part(storage, number, pa.array(list(waiting), pa.string()))
     gone = []
-    for record in table.filter(held).to_pylist():
-        row_id = record["row_id"]
-        published = compaction.PublishedRow(
-            number, epoch, record["work_key"], record["status"], record["edited_uri"]
-        )
-        if compaction.supersedes(waiting[row_id], published, redo_epoch):
+    for row_id, row in published.items():
+        if compaction.supersedes(waiting[row_id], row, redo_epoch):
             gone.append(row_id)
         else:
             del waiting[row_id]

@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -69,6 +70,15 @@ class PublishedRow:
     work_key: str
     status: str
     edited_uri: str | None
+    finished_at: datetime | None
+
+    @property
+    def order(self) -> tuple[int, str]:
+        return self.epoch, str(self.finished_at or "")
+
+    @property
+    def is_done(self) -> bool:
+        return self.status in DONE_STATUSES
 
 
 def load_staged(storage: Storage, quarantined: list[str] | None = None) -> list[StagedRow]:
@@ -98,27 +108,27 @@ def _quarantine(storage: Storage, name: str) -> None:
 def choose(rows: Iterable[StagedRow], redo_epoch: int = 0) -> tuple[list[StagedRow], list[str]]:
     """Return one staged row to a row_id, and the names of those it leaves behind.
 
-    The latest run's wins; but a success is never lost to a failure of the same work.
+    The latest run's wins (clocks count within a run only); but a success is never lost to a
+    failure of the same work.
     """
-    best: dict[str, StagedRow] = {}
-    late = []
+    by_row: dict[str, list[StagedRow]] = {}
     for row in rows:
-        other = best.get(row.row_id)
-        if other is None:
-            best[row.row_id] = row
-        elif _beats(row, other, redo_epoch):
-            best[row.row_id] = row
-            late.append(other.name)
-        else:
-            late.append(row.name)
-    return list(best.values()), late
+        by_row.setdefault(row.row_id, []).append(row)
+    best, late = [], []
+    for candidates in by_row.values():
+        latest = max(candidates, key=lambda row: (row.order, row.name))
+        chosen = max(
+            (row for row in candidates if row.work_key == latest.work_key),
+            key=lambda row: (_standing(row, redo_epoch), row.name),
+        )
+        best.append(chosen)
+        late += [row.name for row in candidates if row is not chosen]
+    return best, late
 
 
-def _beats(row: StagedRow, other: StagedRow, redo_epoch: int) -> bool:
-    if row.work_key == other.work_key and min(row.epoch, other.epoch) >= redo_epoch:
-        return (row.is_done, row.epoch, row.name) > (other.is_done, other.epoch, other.name)
-    finished = [str(r.record["finished_at"] or "") for r in (row, other)]
-    return (row.epoch, finished[0], row.name) > (other.epoch, finished[1], other.name)
+def _standing(row: StagedRow | PublishedRow, redo_epoch: int) -> tuple[bool, bool, int]:
+    """Return what decides between two rows of the same work, the most important first."""
+    return row.epoch >= redo_epoch, row.is_done, row.epoch
 
 
 def supersedes(row: StagedRow, published: PublishedRow, redo_epoch: int = 0) -> bool:
@@ -128,13 +138,10 @@ def supersedes(row: StagedRow, published: PublishedRow, redo_epoch: int = 0) -> 
     given up for dead and commits late changes nothing.
     """
     if row.work_key != published.work_key:
-        return row.epoch >= published.epoch
-    published_done = published.status in DONE_STATUSES
-    if published_done and published.epoch >= redo_epoch:
-        return row.is_done and row.epoch > published.epoch
-    if row.epoch >= published.epoch:
-        return True
-    return row.is_done and not published_done
+        return row.order >= published.order
+    if row.is_done or published.is_done:
+        return _standing(row, redo_epoch) > _standing(published, redo_epoch)
+    return row.epoch >= published.epoch
 
 
 def find_published(storage: Storage, row_ids: Iterable[str]) -> dict[str, PublishedRow]:
@@ -144,16 +151,23 @@ def find_published(storage: Storage, row_ids: Iterable[str]) -> dict[str, Publis
     if len(wanted) == 0:
         return found
     for number in list_parts(storage, RESULTS):
-        path = part_path(RESULTS, number)
-        with open_part(storage, path) as file:
-            epoch = epoch_of(file.schema_arrow)
-        held = pc.is_in(read_part(storage, path, ["row_id"])["row_id"], wanted)
-        if not pc.any(held).as_py():
-            continue
-        columns = ["row_id", "work_key", "status", "edited_uri"]
-        for record in read_part(storage, path, columns).filter(held).to_pylist():
-            row_id = record.pop("row_id")
-            found[row_id] = PublishedRow(number, epoch, **record)
+        found.update(find_in_part(storage, number, wanted))
+    return found
+
+
+def find_in_part(storage: Storage, number: int, row_ids: pa.Array) -> dict[str, PublishedRow]:
+    """Return those of the rows that one results part holds."""
+    path = part_path(RESULTS, number)
+    with open_part(storage, path) as file:
+        epoch = epoch_of(file.schema_arrow)
+    held = pc.is_in(read_part(storage, path, ["row_id"])["row_id"], row_ids)
+    if not pc.any(held).as_py():
+        return {}
+    columns = ["row_id", "work_key", "status", "edited_uri", "finished_at"]
+    found = {}
+    for record in read_part(storage, path, columns).filter(held).to_pylist():
+        row_id = record.pop("row_id")
+        found[row_id] = PublishedRow(number, epoch, **record)
     return found
 
 

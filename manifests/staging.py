@@ -78,6 +78,11 @@ class StagedRow:
         return self.record["work_key"]
 
     @property
+    def order(self) -> tuple[int, str]:
+        """What decides between two rows of other work: the run, and within it the time."""
+        return self.epoch, str(self.record["finished_at"] or "")
+
+    @property
     def is_done(self) -> bool:
         return self.record["status"] in DONE_STATUSES
 

@@ -35,6 +35,7 @@ class JobSpec:
         strip_gps: leave positions out of the delivered files' metadata.
         device: what the workers compute on. num_workers: 0 means one per device or core.
         batch_size: photos optimised together by one worker.
+        editor: `module:function` that loads what edits; ours, or a cheap stand-in in tests.
         runner: local | inline. checkpoint_every: iterations between a photo's checkpoints; 0 never.
         row_timeout_seconds: a row past it is charged and its worker killed; 0 never.
         max_attempts: workers that a row may kill before it is given up as poison.
@@ -60,6 +61,7 @@ class JobSpec:
     device: str = "cpu"
     num_workers: int = 0
     batch_size: int = 1
+    editor: str = "doodl.edit:load_editor"
     runner: str = "local"
     checkpoint_every: int = 5
     row_timeout_seconds: float = 0.0

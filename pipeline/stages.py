@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import resource
 import socket
 import sys
@@ -65,8 +66,8 @@ class EditPhotos:
         """Load the models, once per worker. Raises: ModelError."""
         import torch
 
-        from doodl.edit import load_editor
-
+        module, _, function = self.spec.editor.partition(":")
+        load_editor = getattr(importlib.import_module(module), function)
         if self.spec.device == "cpu":
             # Measured: at the pocket model's sizes two threads are slower than one; workers scale.
             torch.set_num_threads(1)

@@ -13,6 +13,7 @@ _ICC, _MPF = b"ICC_PROFILE\0", b"MPF\0"
 _APP0, _APP1, _APP2, _APP11, _APP13, _APP14, _COM = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE, 0xFE
 _SOS, _EOI = 0xDA, 0xD9
 _MAX_SEGMENT_BYTES = 65533
+MAX_JPEG_XMP_BYTES = _MAX_SEGMENT_BYTES - len(_XMP)
 _ICC_PART_BYTES = _MAX_SEGMENT_BYTES - len(_ICC) - 2
 # Of a PNG, what describes the picture or its maker and may stand before the palette.
 _PNG_KEPT = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"pHYs", b"tIME", b"tEXt", b"zTXt", b"iTXt"}

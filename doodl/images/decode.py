@@ -50,6 +50,7 @@ _DECODE_ERRORS = (
     TypeError,
     OverflowError,
     MemoryError,
+    RuntimeError,  # the AVIF decoder
     struct.error,
     zlib.error,
 )
@@ -85,19 +86,21 @@ def decode_photo(data: bytes, *, max_pixels: int = 200_000_000) -> Photo:
     _check_size(image, max_pixels)
     try:
         _check_kind(kind, image, data)
-        image.load()
-        # After loading: a PNG may hold its EXIF behind the pixels.
         orientation = image.getexif().get(_ORIENTATION, 1)
+        xmp = image.info.get("xmp")
+        image.load()
+        # Only after loading: Pillow turns a TIFF upright by itself, and says so here; a PNG may
+        # hold its texts behind the pixels.
+        to_turn = image.getexif().get(_ORIENTATION, 1)
+        xmp = xmp or image.info.get("xmp")
         exif = _exif_block(image)
         extras = _extras(kind, data)
     except Image.DecompressionBombError:
         raise _too_large("it unpacks to", max_pixels) from None
     except _DECODE_ERRORS as error:
         raise UnreadablePhotoError(_broken(kind, data, error)) from error
-    orientation = orientation if orientation in _UPRIGHT else 1
-    pixels, alpha, cmyk = (_upright(plane, orientation) for plane in _planes(image))
+    pixels, alpha, cmyk = (_upright(plane, to_turn) for plane in _planes(image))
     assert pixels is not None
-    xmp = image.info.get("xmp")
     return Photo(
         pixels=pixels,
         format=kind,
@@ -105,7 +108,7 @@ def decode_photo(data: bytes, *, max_pixels: int = 200_000_000) -> Photo:
         alpha=alpha,
         cmyk=cmyk,
         exif=exif,
-        orientation=orientation,
+        orientation=orientation if orientation in _UPRIGHT else 1,
         icc_profile=image.info.get("icc_profile") or None,
         xmp=xmp if isinstance(xmp, bytes) else None,
         dpi=image.info.get("dpi"),
@@ -268,6 +271,6 @@ def cmyk_to_rgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
 
 
 def _upright(plane: np.ndarray | None, orientation: int) -> np.ndarray | None:
-    if plane is None or orientation == 1:
+    if plane is None or orientation not in _UPRIGHT:
         return plane
     return np.ascontiguousarray(_UPRIGHT[orientation](plane))

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 import doodl
 from doodl.images.containers import (
+    MAX_JPEG_XMP_BYTES,
     public_jpeg_extras,
     public_png_extras,
     write_jpeg_metadata,
@@ -51,8 +52,13 @@ def encode_photo(
         )
     image = _in_kind(photo, pixels)
     xmp = edit_xmp(photo.xmp, note=note, strip_gps=strip_gps)
+    if photo.format == "JPEG" and xmp and len(xmp) > MAX_JPEG_XMP_BYTES:
+        xmp = edit_xmp(photo.xmp, note=None, strip_gps=strip_gps)  # no room for the note
     if photo.format == "TIFF":
-        tags = edit_tags(photo.extras, software=software, xmp=xmp, strip_gps=strip_gps)
+        turned = photo.orientation >= 5
+        tags = edit_tags(
+            photo.extras, software=software, xmp=xmp, turned=turned, strip_gps=strip_gps
+        )
         return write_tags(_save(image, "TIFF", **photo.coding), tags)
     metadata: dict[str, Any] = {
         "exif": _exif(photo, pixels, software, strip_gps),
@@ -81,7 +87,8 @@ def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
 def _in_kind(photo: Photo, pixels: np.ndarray) -> Image.Image:
     """Return the pixels as a Pillow image of the source's mode."""
     if photo.cmyk is not None:
-        return Image.fromarray(_inks(photo, pixels), "CMYK")
+        size = (photo.width_px, photo.height_px)
+        return Image.frombytes("CMYK", size, _inks(photo, pixels).tobytes())
     planes = [pixels] if photo.alpha is None else [pixels, photo.alpha[:, :, None]]
     if photo.mode in ("L", "LA"):
         planes[0] = pixels[:, :, 1:2]
@@ -101,7 +108,7 @@ def _inks(photo: Photo, pixels: np.ndarray) -> np.ndarray:
     # Without a profile, R = (255 - C) (255 - K) / 255: black stays unless it hides the new colour.
     paper = 255 - photo.cmyk[:, :, 3:].astype(np.float32)
     paper = np.maximum(paper, pixels.max(axis=2, keepdims=True)).clip(1)
-    colours = 255 - 255 * pixels / paper
+    colours = 255 - 255 * pixels.astype(np.float32) / paper
     inks = np.concatenate([colours, 255 - paper], axis=2).round().astype(np.uint8)
     changed = (pixels != photo.pixels).any(axis=2, keepdims=True)
     return np.where(changed, inks, photo.cmyk)

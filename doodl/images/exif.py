@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 SOFTWARE, ORIENTATION, EXIF_IFD, GPS_IFD = 0x0131, 0x0112, 0x8769, 0x8825
 _IMAGE_WIDTH, _IMAGE_HEIGHT = 0x0100, 0x0101
-_PIXEL_X, _PIXEL_Y = 0xA002, 0xA003
+PIXEL_X, PIXEL_Y = 0xA002, 0xA003
 _THUMBNAIL_OFFSET, _THUMBNAIL_BYTES = 0x0201, 0x0202
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MAX_BLOCK_BYTES = 65533 - 6  # a JPEG segment less its length and "Exif\0\0"
@@ -132,7 +132,9 @@ def edit_exif(
         block.blank_directory(block.number(by_tag.pop(GPS_IFD)))
     if following:
         following = _replace_thumbnail(block, following, thumbnail)
-    by_tag[SOFTWARE] = Entry(SOFTWARE, 2, len(value), block.pack("I", block.append(value)))
+    room = _MAX_BLOCK_BYTES - len(block.bytes) - len(value)
+    if room > 12 * (len(by_tag) + 1) + 8:  # else a JPEG could not hold the block at all
+        by_tag[SOFTWARE] = Entry(SOFTWARE, 2, len(value), block.pack("I", block.append(value)))
 
     directory = block.directory(list(by_tag.values()), following)
     if len(by_tag) > len(entries):
@@ -153,7 +155,7 @@ def _swap(by_tag: dict[int, Entry], first: int, second: int) -> None:
 def _swap_in_place(block: Block, at: int) -> None:
     entries, following = block.read(at)
     by_tag = {entry.tag: entry for entry in entries}
-    _swap(by_tag, _PIXEL_X, _PIXEL_Y)
+    _swap(by_tag, PIXEL_X, PIXEL_Y)
     directory = block.directory(list(by_tag.values()), following)
     if len(by_tag) == len(entries):  # no tag twice
         block.bytes[at : at + len(directory)] = directory

@@ -7,7 +7,16 @@ each value is copied byte for byte (put into the new file's byte order), directo
 import struct
 from typing import NamedTuple, Union
 
-from doodl.images.exif import EXIF_IFD, GPS_IFD, ORIENTATION, SOFTWARE, Block, Entry
+from doodl.images.exif import (
+    EXIF_IFD,
+    GPS_IFD,
+    ORIENTATION,
+    PIXEL_X,
+    PIXEL_Y,
+    SOFTWARE,
+    Block,
+    Entry,
+)
 from doodl.images.photoshop import without_thumbnail
 
 _INTEROP_IFD = 0xA005
@@ -64,10 +73,12 @@ def _swapped(value: bytes, kind: int, order: str) -> bytes:
 
 
 def edit_tags(
-    tags: tuple[Tag, ...], *, software: str, xmp: bytes | None, strip_gps: bool
+    tags: tuple[Tag, ...], *, software: str, xmp: bytes | None, turned: bool, strip_gps: bool
 ) -> tuple[Tag, ...]:
     """Return the tags of the edited photo: upright, Software and XMP set, GPS left out if asked."""
     by_tag = {tag.tag: tag for tag in tags}
+    if turned and EXIF_IFD in by_tag:
+        by_tag[EXIF_IFD] = by_tag[EXIF_IFD]._replace(value=_turned(by_tag[EXIF_IFD].value))
     name = software.encode("ascii", "replace") + b"\0"
     by_tag[SOFTWARE] = Tag(SOFTWARE, 2, len(name), name)
     if ORIENTATION in by_tag:
@@ -82,6 +93,13 @@ def edit_tags(
     if strip_gps:
         by_tag.pop(GPS_IFD, None)
     return tuple(by_tag.values())
+
+
+def _turned(tags: "bytes | tuple[Tag, ...]") -> tuple[Tag, ...]:
+    """Return an EXIF directory with the picture's width and height in each other's places."""
+    assert isinstance(tags, tuple)
+    other = {PIXEL_X: PIXEL_Y, PIXEL_Y: PIXEL_X}
+    return tuple(tag._replace(tag=other.get(tag.tag, tag.tag)) for tag in tags)
 
 
 def write_tags(encoded: bytes, tags: tuple[Tag, ...]) -> bytes:

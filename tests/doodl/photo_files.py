@@ -110,7 +110,10 @@ def all_tags(data: bytes) -> dict[str, Any]:
     exif = Image.open(io.BytesIO(data)).getexif()
     tags = {f"0/{tag}": value for tag, value in exif.items()}
     for name in ("Exif", "GPSInfo", "Interop"):
-        directory = exif.get_ifd(ExifTags.IFD[name])
+        try:
+            directory = exif.get_ifd(ExifTags.IFD[name])
+        except KeyError:  # Pillow 11 at a missing Interop directory
+            continue
         tags |= {f"{name}/{tag}": value for tag, value in directory.items()}
     return {k: float(v) if isinstance(v, IFDRational) else v for k, v in tags.items()}
 

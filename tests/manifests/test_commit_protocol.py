@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from manifests.commits import OutputFolder
 from manifests.identity import input_key, row_seed, work_key
-from manifests.rows import ResultRow
+from manifests.rows import ResultRow, Status
 from manifests.schemas import DONE_STATUSES
 from manifests.storage import LocalStorage
 
@@ -80,6 +81,7 @@ class Commit:
     work_key: str
     status: str
     epoch: int
+    finished_at: datetime
 
     @property
     def is_done(self) -> bool:
@@ -88,12 +90,16 @@ class Commit:
     def after(self, new: Commit, redo_epoch: int) -> Commit:
         """Return what stands once `new` is committed for the row that says this."""
         if new.work_key != self.work_key:
+            later = (new.epoch, new.finished_at) >= (self.epoch, self.finished_at)
+            return new if later else self
+        if not (self.is_done or new.is_done):
             return new if new.epoch >= self.epoch else self
-        if self.is_done and self.epoch >= redo_epoch:
-            return new if new.is_done and new.epoch > self.epoch else self
-        if new.epoch >= self.epoch or (new.is_done and not self.is_done):
-            return new
-        return self
+        counts = [commit.epoch >= redo_epoch for commit in (self, new)]
+        if counts[0] != counts[1]:
+            return new if counts[1] else self
+        if self.is_done != new.is_done:
+            return new if new.is_done else self
+        return new if new.epoch > self.epoch else self
 
 
 class Harness:
@@ -103,34 +109,42 @@ class Harness:
         self.root, self.with_images = root, with_images
         self.truth: dict[str, Commit] = {}
         self.ever: set[tuple[str, str, str]] = set()
-        self.redo_epoch = 0
         self.about_to_commit: tuple[str, Commit] | None = None
         self.past: list[tuple[ResultRow, int]] = []
         self.versions = dict.fromkeys(ROWS, 0)
         self._read: dict[tuple[str, int, int], list[dict]] = {}
         self.crashes = self.looks = 0
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.storage = CrashingStorage(root, self.look, self.renamed)
         self.out = OutputFolder(self.storage)
         self.start_run()
+
+    @property
+    def redo_epoch(self) -> int:
+        """The run since which rows count as done, as recorded this instant."""
+        job = OutputFolder(self.root).read_job()
+        return job["redo"]["epoch"] if job else 0
 
     # What is done to the folder
 
     def start_run(self, redo: bool = False) -> None:
         self.out = OutputFolder(self.storage)
         with self.out.lock():
-            job = self.out.open_job(JOB, redo=redo)
-            self.redo_epoch = job["redo"]["epoch"]
+            self.out.open_job(JOB, redo=redo)
             self.out.recover()
 
     def compact(self, part_bytes: int = 1 << 20) -> None:
         with self.out.lock():
             self.out.compact(force=True, part_bytes=part_bytes)
 
-    def result(self, row_id: str, status: str = "ok", version: int | None = None) -> ResultRow:
-        version = self.versions[row_id] if version is None else version
-        key = input_key(f"{row_id}:{version}", {})
+    def result(self, row_id: str, fails: bool = False) -> ResultRow:
+        """Return a result of the row as it is now; the same work comes out the same way."""
+        key = input_key(f"{row_id}:{self.versions[row_id]}", {})
         work = work_key(key, "params")
-        return ResultRow(row_id, key, work, status, seed=row_seed(work))  # type: ignore[arg-type]
+        outcome: Status = "rejected" if int(work, 16) % 4 == 0 else "ok"
+        status: Status = "failed" if fails else outcome
+        self.now += timedelta(seconds=1)
+        return ResultRow(row_id, key, work, status, seed=row_seed(work), finished_at=self.now)
 
     def commit(self, result: ResultRow, epoch: int | None = None) -> None:
         """Write and stage one row, as a worker of the run `epoch` does."""
@@ -138,7 +152,8 @@ class Harness:
         own_epoch = worker.read_job()["epoch"]
         if epoch is not None:
             worker._job = {"epoch": epoch, "redo": {"epoch": 0}}
-        commit = Commit(result.work_key, result.status, own_epoch if epoch is None else epoch)
+        epoch = own_epoch if epoch is None else epoch
+        commit = Commit(result.work_key, result.status, epoch, result.finished_at)
         photo = f"photo of {result.work_key}".encode()
         if result.status == "ok":
             result.edited_uri = worker.write_edited(result.row_id, photo)
@@ -193,10 +208,11 @@ class Harness:
     def look(self) -> None:
         """Read the folder as it is this instant, as its users do."""
         self.looks += 1
-        results = {row["row_id"]: row for row in (rows := self._table("results"))}
+        rows, images = self._table("results"), self._table("images")
+        results = {row["row_id"]: row for row in rows}
+        photos = {row["row_id"]: row for row in images}
         assert len(results) == len(rows), "a row twice"
-        photos = {row["row_id"]: row for row in (rows := self._table("images"))}
-        assert len(photos) == len(rows), "a photo twice"
+        assert len(photos) == len(images), "a photo twice"
         for row_id, row in results.items():
             assert (row_id, row["work_key"], row["status"]) in self.ever, "a row never committed"
             if self.with_images and row["edited_uri"]:
@@ -216,12 +232,13 @@ class Harness:
     def check_done(self) -> None:
         """Compare what a planner sees with the truth."""
         done = OutputFolder(self.root).done().to_pylist()
+        redo_epoch = self.redo_epoch
         seen = {row["row_id"]: (row["work_key"], row["status"]) for row in done}
         assert len(seen) == len(done)
         assert seen == {
             row_id: (commit.work_key, commit.status)
             for row_id, commit in self.truth.items()
-            if commit.epoch >= self.redo_epoch
+            if commit.epoch >= redo_epoch
         }
 
     def finish(self) -> None:
@@ -258,7 +275,6 @@ def _memory_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-STATUS = st.sampled_from(["ok", "ok", "ok", "failed", "rejected"])
 ROW = st.sampled_from(ROWS)
 # Most operations have fewer boundaries than 60: those run through, without a crash.
 CRASH = st.none() | st.integers(1, 60)
@@ -272,10 +288,17 @@ class CommitProtocol(RuleBasedStateMachine):
         self._folder = _memory_folder()
         self.harness = Harness(next(self._folder), with_images)
 
-    @rule(row_id=ROW, status=STATUS, crash_at=CRASH)
-    def compute(self, row_id: str, status: str, crash_at: int | None) -> None:
+    @rule(row_id=ROW, fails=st.sampled_from([False, False, True]), crash_at=CRASH)
+    def compute(self, row_id: str, fails: bool, crash_at: int | None) -> None:
         h = self.harness
-        h.under_crash(crash_at, lambda: h.commit(h.result(row_id, status)))
+        result = h.result(row_id, fails)
+        # Work that was done is not tried again, but for a row thought lost: then it is the
+        # row's latest work.
+        latest = h.truth.get(row_id)
+        was_done = any((row_id, result.work_key, s) in h.ever for s in DONE_STATUSES)
+        if was_done and (latest is None or latest.work_key != result.work_key):
+            result = h.result(row_id)
+        h.under_crash(crash_at, lambda: h.commit(result))
 
     @rule(row_id=ROW, crash_at=CRASH)
     def compute_changed_photo(self, row_id: str, crash_at: int | None) -> None:
@@ -305,7 +328,6 @@ class CommitProtocol(RuleBasedStateMachine):
     def start_again(self, crash_at: int | None, redo: bool) -> None:
         h = self.harness
         h.under_crash(crash_at, lambda: h.start_run(redo))
-        h.redo_epoch = h.out.read_job()["redo"]["epoch"]
 
     @invariant()
     def readers_see_each_row_once(self) -> None:
