@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def encode_photo(
     extras = list(photo.extras)
     if photo.format == "JPEG":
         extras = public_jpeg_extras(extras) if strip_gps else extras
-        return write_jpeg_metadata(_save(image, "JPEG", **photo.coding), extras, **metadata)
+        return write_jpeg_metadata(_jpeg(image, photo.coding), extras, **metadata)
     if photo.format == "PNG":
         extras = public_png_extras(extras) if strip_gps else extras
         return write_png_metadata(_save(image, "PNG", compress_level=4), extras, **metadata)
@@ -82,6 +83,15 @@ def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def _jpeg(image: Image.Image, coding: Mapping[str, Any]) -> bytes:
+    try:
+        return _save(image, "JPEG", **coding)
+    except OSError:
+        # Pillow buffers a whole progressive picture and allows it a byte per pixel; a more
+        # detailed one is stored as an ordinary JPEG with the same pixels.
+        return _save(image, "JPEG", **{**coding, "progressive": False})
 
 
 def _in_kind(photo: Photo, pixels: np.ndarray) -> Image.Image:

@@ -33,7 +33,7 @@ PARTS = ("autoencoder", "tower", "judge", "referee", "unet")
 # How `all` shares its minutes.
 _SHARES = {"autoencoder": 0.15, "tower": 0.25, "judge": 0.15, "referee": 0.1, "unet": 0.35}
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("doodl.pocket.train")
 
 
 @dataclass(frozen=True)

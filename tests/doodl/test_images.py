@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from tests.doodl.photo_files import (
     wide_gamut_profile,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's, of files made broken
 FULL = Path("/work/shared/photos/full")
 FULL_PHOTOS = sorted(FULL.glob("*.jpg")) if FULL.is_dir() else []
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -426,12 +428,12 @@ def test_metadata_that_fills_its_segment_is_kept_rather_than_noted() -> None:
     assert b"A. Author" in (decode_photo(delivered).xmp or b"")
 
 
-def test_a_progressive_jpeg_of_pure_noise_can_be_written() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
-    photo = decode_photo(
-        save(Image.fromarray(noise), "JPEG", quality=100, subsampling=0, progressive=True)
-    )
-    assert decode_photo(encode_photo(photo, photo.pixels)).coding == photo.coding
+def test_a_progressive_jpeg_too_detailed_for_pillow_is_written_as_an_ordinary_one() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    ordinary = decode_photo(save(Image.fromarray(noise), "JPEG", quality=97, subsampling=0))
+    photo = replace(ordinary, coding={**ordinary.coding, "progressive": True})
+    delivered = decode_photo(encode_photo(photo, photo.pixels))
+    assert delivered.coding == ordinary.coding
 
 
 JPEG = LOSSY["JPEG RGB"]

@@ -111,7 +111,7 @@ def test_a_flat_picture_takes_an_offset_and_no_gain() -> None:
         ("gamma", 35),
         ("cast", 35),
         ("s-curve", 30),
-        ("exposure ramp", 34),
+        ("exposure ramp", 32),
         ("lit spot", 33),
         ("saturation", 33),
     ],
