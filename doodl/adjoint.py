@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +119,7 @@ class _Generate(torch.autograd.Function):
     """`edict.generate` whose backward walks the steps with one call's activations at a time."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor, tape: _Tape) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, y: Tensor, tape: _Tape) -> tuple[Tensor, Tensor]:
         steps, tape.calls = tape.steps, []
         # The last calls are kept: the walk back uses them first and frees them first.
         recomputed = 2 * sum(steps.calls) - tape.kept_calls(x)
@@ -148,9 +149,11 @@ class _Generate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_x: Tensor, grad_y: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor, None]:
         tape: _Tape = ctx.tape
         steps, p = tape.steps, tape.mix_weight
+        x: Any
+        y: Any
         x, y = ctx.saved_tensors if tape.rebuild else (None, None)
         remaining = list(tape.calls)
 

@@ -71,7 +71,7 @@ class Backbone:
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """Return the latents (B, C, h, w) float32 of images: the posterior's mode, never a sample."""
+        """Return the latents (B, C, h, w) float32 of images: the mode of the posterior."""
         output = self.vae.encode(image.to(self.device, self.dtype))
         latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
         return ((latents.float() - self._shift) * self._scale).contiguous()
@@ -91,7 +91,7 @@ class Backbone:
 
     @torch.no_grad()
     def embed_prompts(self, prompts: list[str]) -> Tensor:
-        """Return the text encoder's last hidden states (B, L, D) for the prompts, cut to its length."""
+        """Return the text encoder's last hidden states (B, L, D) for the prompts."""
         tokens = self.tokenizer(
             prompts,
             padding="max_length",

@@ -41,7 +41,8 @@ class NoisePredictor:
     ) -> None:
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(
-                f"prediction_type (={prediction_type!r}) must be one of {', '.join(PREDICTION_TYPES)}."
+                f"prediction_type (={prediction_type!r}) must be one of "
+                f"{', '.join(PREDICTION_TYPES)}."
             )
         guided = guidance_scale != 1.0
         if guided and negative_embeds is None:

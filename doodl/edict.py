@@ -23,10 +23,11 @@ def check_pair(x: Tensor, y: Tensor, mix_weight: float) -> None:
     """Raise ValueError unless (x, y) is a pair of latents EDICT can carry without loss."""
     if x.shape != y.shape or x.ndim != 4:
         raise ValueError(
-            f"latents must be two (B, C, h, w) of one shape; got {tuple(x.shape)}, {tuple(y.shape)}."
+            "latents must be two (B, C, h, w) of one shape; "
+            f"got {tuple(x.shape)}, {tuple(y.shape)}."
         )
     for name, z in (("x", x), ("y", y)):
-        # Half precision leaves a round trip of 8e-3 at T = 50; the networks may run in it, the state not.
+        # Half precision leaves a round trip of 8e-3 at T = 50: for the networks, not the state.
         if z.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"{name}.dtype (={z.dtype}) must be float32 or float64; cast with .float()."
@@ -80,7 +81,7 @@ class Steps:
 
 
 def as_state(noise_pred: Tensor, like: Tensor) -> Tensor:
-    """Return the prediction in the state's dtype: networks may run in bf16, the coupling may not."""
+    """Return the prediction in the state's dtype: networks may run in bf16, the pair may not."""
     return noise_pred.to(like.dtype)
 
 
@@ -107,7 +108,7 @@ def generate(
     steps = Steps(schedule, x.device)
     for i in steps.denoising():
         a, b, t = steps.a[i], steps.b[i], steps.t[i]
-        # Where alpha does not change the step is the identity: two calls saved, the mixing stays.
+        # Where alpha does not change the step is the identity: no calls, the mixing stays.
         if steps.calls[i]:
             if steps.x_first[i]:
                 x = a * x + b * as_state(predict_noise(y, t), x)

@@ -120,7 +120,7 @@ class PhotoEditor:
             group = self._edit_group(
                 [requests[i] for i in places],
                 torch.cat([views[i] for i in places]),
-                None if on_iteration is None else lambda i, s, p=places: on_iteration(p[i], s),
+                _at_places(on_iteration, places),
             )
             results.update(zip(places, group, strict=True))
         return [results[i] for i in range(len(requests))]
@@ -231,6 +231,13 @@ class PhotoEditor:
         """Return (guide score, judge score) of a photo as it stands."""
         view = self.view(photo)
         return float(self.guide(view)), float(self.judge(view))
+
+
+def _at_places(on_iteration: OnIteration | None, places: list[int]) -> OnIteration | None:
+    """Return `on_iteration` for a group whose photos have these places in the whole batch."""
+    if on_iteration is None:
+        return None
+    return lambda index, state: on_iteration(places[index], state)
 
 
 def load_editor(

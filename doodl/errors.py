@@ -1,4 +1,4 @@
-"""Errors of the world: what a photo, a model or a folder can do wrong. A caller's mistake is ValueError."""
+"""What a photo, a model or a folder can do wrong; a caller's mistake is a ValueError."""
 
 
 class DoodlError(Exception):

@@ -10,7 +10,7 @@ _ROWS = 256
 
 
 def psnr_db(source: np.ndarray, delivered: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio in dB of two (H, W, 3) uint8 or uint16 photos; inf if equal.
+    """Return the PSNR in dB of two (H, W, 3) uint8 or uint16 photos; inf if they are equal.
 
     Raises: ValueError if shapes or dtypes differ.
     """

@@ -98,7 +98,7 @@ class EnhanceProblem:
         return self.backbone.decode(latents)
 
     def delivered(self, images: Tensor) -> Tensor:
-        """Return the views (B, 3, H, W) with the images' change transferred, as on the full photo."""
+        """Return the views (B, 3, H, W) with the images' change carried over, as on the photo."""
         return apply_transfer(self.fit.fit(images), self.views)
 
     def judge(self, images: Tensor, generators: Sequence[torch.Generator]) -> Judgement:
@@ -136,7 +136,8 @@ class EnhanceProblem:
     def _mean_score(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return each image's mean score (B,) over its crops and, if asked, the whole frame."""
         size = self.guide.tower.size_px
-        batch, num_crops = len(images), crop_count(images.shape[-2:], self.config.num_crops, size)
+        batch, (height, width) = len(images), images.shape[-2:]
+        num_crops = crop_count((height, width), self.config.num_crops, size)
         crops = multicrop(
             images, num_crops, size, cut_power=self.config.cut_power, generators=generators
         )

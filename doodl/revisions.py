@@ -1,4 +1,4 @@
-"""Which weights exactly: a fingerprint of a model folder. Imports no torch, so planning stays quick."""
+"""Which weights exactly: a fingerprint of a model folder. Imports no torch: planning needs it."""
 
 from __future__ import annotations
 

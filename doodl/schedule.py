@@ -56,7 +56,8 @@ class Schedule:
             final_alpha_cumprod: alpha after the last step; None means alphas_cumprod[0].
         Raises: ValueError if T does not divide the training steps or a timestep falls outside them.
         Source: DDIM (arXiv:2010.02502), eq. 12, at sigma = 0:
-            a = sqrt(alpha_s / alpha_t),  b = sqrt(1 - alpha_s) - sqrt(alpha_s (1 - alpha_t) / alpha_t).
+            a = sqrt(alpha_s / alpha_t)
+            b = sqrt(1 - alpha_s) - sqrt(alpha_s (1 - alpha_t) / alpha_t)
         """
         alphas_cumprod = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
         if alphas_cumprod.ndim != 1 or not ((alphas_cumprod > 0) & (alphas_cumprod <= 1)).all():
@@ -65,7 +66,7 @@ class Schedule:
             )
         num_train = len(alphas_cumprod)
         if num_inference_steps < 1 or num_train % num_inference_steps:
-            # The released code's fractional spacing swaps interpolation weights and miscounts steps.
+            # The released code's fractional spacing swaps weights and miscounts steps.
             near = " or ".join(str(d) for d in _divisors_near(num_inference_steps, num_train))
             raise ValueError(
                 f"num_inference_steps (={num_inference_steps}) must divide num_train_timesteps "
@@ -123,7 +124,7 @@ class Schedule:
 
     @property
     def noise_calls(self) -> Tensor:
-        """(T,) bool: the steps whose noise prediction acts; where alpha does not change, none does."""
+        """(T,) bool: the steps whose noise prediction acts; none where alpha stays."""
         return self.alphas != self.alphas_next
 
 

@@ -17,7 +17,8 @@ from jobs import console, exits
 from pipeline.models import known_models, resolve_device
 
 _PACKAGES = (
-    "torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "ray", "pyarrow", "pillow",
+    "torch", "torchvision", "diffusers", "transformers",
+    "open_clip_torch", "ray", "pyarrow", "pillow",
 )  # fmt: skip
 _MIN_FREE_BYTES = 2 * 2**30
 _PREFLIGHT_SECONDS = 3.0

@@ -80,7 +80,8 @@ def _print_summary(summary: RunSummary, page: str | None) -> None:
         f", {3600 * summary.computed / summary.seconds:,.0f} photos/h" if summary.computed else ""
     )
     console.say(
-        f"{summary.computed:,} computed, {summary.copied:,} copied, in {summary.seconds:.1f} s{rate}"
+        f"{summary.computed:,} computed, {summary.copied:,} copied, "
+        f"in {summary.seconds:.1f} s{rate}"
     )
     if summary.stopped_by:
         console.error(summary.stopped_by, "the same command again goes on from here")
@@ -111,7 +112,8 @@ def show_plan(
     words = {
         "new": "new", "changed": "changed since they were done", "retry": "failed, tried again",
         "forced": "done, done again", COPY: "copied from the same photo's result",
-        INVALID: "cannot be run", DONE: "done", FAILED: "failed, left so", DEFERRED: "left for later",
+        INVALID: "cannot be run", DONE: "done", FAILED: "failed, left so",
+        DEFERRED: "left for later",
     }  # fmt: skip
     rows = [(words[state], count) for state, count in plan.counts.items() if count]
     console.print_table(f"{spec.photos} → {spec.out}", ("rows", "photos"), rows)

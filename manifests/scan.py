@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from manifests.paths import PHOTO_SUFFIXES, path_uri, row_id_problem, split_suff
 from manifests.schemas import INPUT_SCHEMA
 
 logger = logging.getLogger(__name__)
+
+_NOT_TEXT = re.compile("[\udc80-\udcff]")  # how Python spells the bytes it cannot decode
 
 
 def scan_photos(folder: str | os.PathLike[str], *, recursive: bool = True) -> pa.Table:
@@ -52,8 +55,8 @@ def scan_photos(folder: str | os.PathLike[str], *, recursive: bool = True) -> pa
 
 
 def _text(relpath: str) -> str:
-    """Return the path as text: bytes that are not UTF-8 become \\xNN."""
-    return os.fsencode(relpath).decode("utf-8", "backslashreplace")
+    """Return the path as text: bytes that are not UTF-8 become %NN."""
+    return _NOT_TEXT.sub(lambda m: f"%{ord(m.group()) - 0xDC00:02X}", relpath)
 
 
 def _photos(root: str, recursive: bool) -> Iterator[tuple[str, int, int]]:

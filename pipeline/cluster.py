@@ -1,4 +1,4 @@
-"""Ray: one long-lived actor per worker, replaced by us when it dies. The only module that knows Ray."""
+"""Ray: one long-lived actor per worker, replaced by us when it dies. No other module knows Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from pipeline.errors import EnvironmentProblem
+from pipeline.errors import UnusableEnvironmentError
 from pipeline.outcomes import WorkItem
 from pipeline.pools import Completion
 from pipeline.spec import JobSpec
@@ -45,7 +45,7 @@ class _Slot:
 
 
 def default_workers(device: str) -> int:
-    """Return how many workers this machine takes: one per accelerator, or one per core it may use."""
+    """Return how many workers this machine takes: one per accelerator, or one per core."""
     if device != "cpu":
         import torch
 
@@ -56,9 +56,9 @@ def default_workers(device: str) -> int:
 def start_local(num_cpus: int) -> None:
     """Start a private Ray on this machine: no dashboard, no usage statistics, no log to the driver.
 
-    Raises: EnvironmentProblem if Ray cannot start (no room in shared memory, read-only HOME).
+    Raises: UnusableEnvironmentError if Ray cannot start (no room in shared memory, read-only HOME).
     """
-    # Workers get the driver's folder first on sys.path: a user's own `jobs/` there would shadow ours.
+    # Workers get the driver's folder first on sys.path: a user's `jobs/` there would shadow ours.
     neutral = tempfile.mkdtemp(prefix="doodl-batch-")
     os.chdir(neutral)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -77,7 +77,9 @@ def start_local(num_cpus: int) -> None:
             configure_logging=False,
         )
     except (OSError, RuntimeError, ValueError, ConnectionError) as error:
-        raise EnvironmentProblem(f"Ray cannot start here: {error}; try --runner inline.") from error
+        raise UnusableEnvironmentError(
+            f"Ray cannot start here: {error}; try --runner inline."
+        ) from error
 
 
 def stop() -> None:
@@ -133,7 +135,7 @@ class RayPool:
             reason = self._reason(error)
             if error.actor_init_failed:
                 # No row is at fault, and the next worker would fail alike.
-                raise EnvironmentProblem(f"a worker cannot start: {reason}") from error
+                raise UnusableEnvironmentError(f"a worker cannot start: {reason}") from error
         except ray.exceptions.RayTaskError as error:
             # The row boundary lets nothing through, so this worker is not to be trusted any more.
             reason = f"worker error: {error.cause!r}"

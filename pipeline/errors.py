@@ -9,7 +9,7 @@ class PipelineError(Exception):
     exit_code = 1
 
 
-class EnvironmentProblem(PipelineError):
+class UnusableEnvironmentError(PipelineError):
     """The machine or the cluster lacks what the job needs: dead address, missing model."""
 
     exit_code = 6
@@ -21,11 +21,11 @@ class DiskFullError(PipelineError):
     exit_code = 7
 
 
-class BreakerTripped(PipelineError):
+class BreakerTrippedError(PipelineError):
     """Row after row failed and none succeeded, so the fault is the job's and not the photos'."""
 
     exit_code = 4
 
 
-class PhotoChanged(PipelineError):
+class PhotoChangedError(PipelineError):
     """A photo is not the one the plan hashed: its result would carry the wrong input_key."""

@@ -10,7 +10,7 @@ from manifests.rows import ManifestRow
 TRANSIENT_ERRORS = (
     "OutOfMemoryError",
     "WorkerDied",
-    "PhotoChanged",
+    "PhotoChangedError",
     "OSError",
     "ConnectionError",
     "TimeoutError",

@@ -1,4 +1,4 @@
-"""The driver: plan, feed the workers, commit, compact; every row ends as one row or stays pending."""
+"""The driver: plan, feed the workers, compact; every row ends as one row or stays pending."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from manifests.ledger import Ledger
 from manifests.plan import Plan
 from manifests.schemas import extra_schema
 from pipeline.copies import copy_rows
-from pipeline.errors import BreakerTripped, DiskFullError
+from pipeline.errors import BreakerTrippedError, DiskFullError
 from pipeline.inputs import load_input
 from pipeline.outcomes import Outcome, WorkItem
 from pipeline.plan import RunChoice, job_record, make_plan, work_items
@@ -110,7 +110,7 @@ def run_job(
     """Run a job until every selected row is done, and return what happened.
 
     Raises: OutputLockedError, JobConflictError, ManifestError before anything is computed;
-        EnvironmentProblem if no worker can start. Rows never raise: they fail.
+        UnusableEnvironmentError if no worker can start. Rows never raise: they fail.
     """
     choice, observer = choice or RunChoice(), observer or Silent()
     folder = OutputFolder(spec.out)
@@ -145,7 +145,7 @@ class _Run:
             try:
                 self._compute(plan, ledger, commit)
                 self.summary.copied += copy_rows(self.folder, plan.copies_after(), self.spec)
-            except (BreakerTripped, DiskFullError) as reason:
+            except (BreakerTrippedError, DiskFullError) as reason:
                 self.summary.exit_code, self.summary.stopped_by = reason.exit_code, str(reason)
             finally:
                 self._settle(plan)
@@ -293,7 +293,7 @@ class _Run:
         failed = self.statuses["failed"]
         alone = failed == sum(self.statuses.values())
         if self.spec.breaker and more and alone and failed >= self.spec.breaker:
-            raise BreakerTripped(
+            raise BreakerTrippedError(
                 f"the first {failed} photos all failed, so the run stops; see the report, "
                 "and raise --breaker to go on regardless."
             )

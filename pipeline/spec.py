@@ -14,7 +14,7 @@ from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
 
 ALGORITHM_VERSION = 1
-"""Raised when the same parameters would give other pixels; new rows then carry a new fingerprint."""
+"""Raised when the same parameters would give other pixels: new rows carry a new fingerprint."""
 
 IMAGES = ("both", "files", "parquet")
 DIRECTIONS = ("up", "down", "target")
@@ -135,7 +135,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def make_spec(photos: str | Path, out: str | Path | None = None, **options: Any) -> JobSpec:
-    """Return a spec with paths made absolute, the preset's values and the model's revision filled in.
+    """Return a spec with absolute paths, the preset's values and the model's revision filled in.
 
     Args:
         photos: folder or manifest. out: default `<photos>-doodl` beside it.

@@ -18,7 +18,7 @@ from manifests.identity import hash_bytes, row_seed
 from manifests.inline import read_input
 from manifests.paths import edited_relpath
 from manifests.rows import ManifestRow, ResultRow
-from pipeline.errors import PhotoChanged, PipelineError
+from pipeline.errors import PhotoChangedError, PipelineError
 from pipeline.outcomes import Outcome, WorkItem
 from pipeline.spec import JobSpec, version
 
@@ -51,7 +51,9 @@ class DecodePhotos:
         row = item.row
         data = row.image if row.image is not None else read_input(str(row.image_uri))
         if item.image_hash is not None and hash_bytes(data) != item.image_hash:
-            raise PhotoChanged("the photo was changed while the job ran; run again to take it up.")
+            raise PhotoChangedError(
+                "the photo was changed while the job ran; run again to take it up."
+            )
         return decode_photo(data, max_pixels=self.spec.max_pixels)
 
 

@@ -15,7 +15,7 @@ SECONDS = "DOODL_TEST_SECONDS"
 
 
 class FakeEditor:
-    """Inverts the photo's colours; the log file gets a line per edit, so that none is done twice."""
+    """Inverts the photo's colours; a log file gets a line per edit, to count them."""
 
     def __init__(self, software: str) -> None:
         self.software = software

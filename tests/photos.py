@@ -13,7 +13,7 @@ def pixels(seed: int, size: tuple[int, int] = (80, 96)) -> np.ndarray:
     """(H, W, 3) uint8: a few soft blobs of colour on a gradient."""
     rng = np.random.default_rng(seed)
     height, width = size
-    y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j][..., None]
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j][..., None]
     image = 90 + 60 * x * rng.uniform(-1, 1, 3) + 60 * y * rng.uniform(-1, 1, 3)
     for _ in range(4):
         distance = (x - rng.uniform()) ** 2 + (y - rng.uniform()) ** 2

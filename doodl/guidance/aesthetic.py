@@ -28,4 +28,5 @@ def aesthetic_loss(scores: Tensor, direction: str, target: float | None = None) 
         return -scores
     if direction == "down":
         return scores
+    assert target is not None  # check_direction saw to it
     return (scores - target).abs()

@@ -31,8 +31,8 @@ class PointDistribution:
 class EncodedPatches(BaseOutput):
     """What `encode` returns: latents (B, C, H/8, W/8), also as a `latent_dist`."""
 
-    latents: Tensor
     latent_dist: PointDistribution
+    latents: Tensor
 
 
 @dataclass
@@ -42,6 +42,11 @@ class DecodedPatches(BaseOutput):
     sample: Tensor
 
 
+def _zero(conv: nn.Conv2d) -> None:
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(silu(conv(silu(x)))), the last convolution starting at zero."""
 
@@ -49,8 +54,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(width, width, 3, padding=1)
         self.conv_out = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        _zero(self.conv_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv_out(F.silu(self.conv_in(F.silu(x))))
@@ -65,8 +69,12 @@ class LinearPlusResidual(nn.Module):
         self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
         self.blocks = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        _zero(self.conv_out)
+
+    def set_linear(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the linear map to weight (out, in) and bias (out,)."""
+        state = {"weight": weight[:, :, None, None], "bias": bias}
+        self.linear.load_state_dict(state)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) + self.conv_out(F.silu(self.blocks(self.conv_in(x))))
@@ -91,7 +99,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         encoder_blocks: int = 3,
         decoder_width: int = 128,
         decoder_blocks: int = 5,
-        scaling_factor: float = 1.0,
+        scaling_factor: float = 1.0,  # noqa: ARG002  read by pipelines from the config
     ) -> None:
         super().__init__()
         patch = in_channels * downsampling_factor**2
@@ -105,9 +113,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """How many pixels of the image one latent pixel stands for, along each side."""
         return self.config["downsampling_factor"]
 
-    def encode(self, image: Tensor, return_dict: bool = True) -> EncodedPatches | tuple:
+    def encode(self, image: Tensor, return_dict: bool = True) -> EncodedPatches:  # noqa: ARG002
         """Latents (B, latent_channels, H/8, W/8) of an image (B, 3, H, W) in [-1, 1].
 
+        Args:
+            return_dict: diffusers' signature; the output can be indexed like a tuple either way.
         Raises: ValueError if H or W is not a multiple of the downsampling factor.
         """
         factor = self.downsampling_factor
@@ -119,21 +129,19 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             )
         patches = F.pixel_unshuffle(image, factor)
         latents = (self.encoder(patches) - self.latent_mean) / self.latent_std
-        encoded = EncodedPatches(latents=latents, latent_dist=PointDistribution(latents))
-        return encoded if return_dict else (encoded.latent_dist,)
+        return EncodedPatches(latent_dist=PointDistribution(latents), latents=latents)
 
     def decode(
         self,
         latents: Tensor,
-        return_dict: bool = True,
+        return_dict: bool = True,  # noqa: ARG002  diffusers' signature
         generator: torch.Generator | None = None,  # noqa: ARG002  diffusers' signature
-    ) -> DecodedPatches | tuple:
+    ) -> DecodedPatches:
         """The image (B, 3, 8h, 8w) of latents (B, latent_channels, h, w); not clamped."""
         patches = self.decoder(latents * self.latent_std + self.latent_mean)
-        image = F.pixel_shuffle(patches, self.downsampling_factor)
-        return DecodedPatches(sample=image) if return_dict else (image,)
+        return DecodedPatches(sample=F.pixel_shuffle(patches, self.downsampling_factor))
 
-    def forward(self, image: Tensor) -> DecodedPatches | tuple:
+    def forward(self, image: Tensor) -> DecodedPatches:
         """The round trip: decode(encode(image))."""
         return self.decode(self.encode(image).latents)
 
@@ -151,7 +159,5 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         scale = std.sqrt() * std.mean().sqrt()
         to_latents = (basis / scale).T
         to_patches = basis * scale
-        self.encoder.linear.weight.copy_(to_latents[:, :, None, None])
-        self.encoder.linear.bias.copy_(-(to_latents @ mean))
-        self.decoder.linear.weight.copy_(to_patches[:, :, None, None])
-        self.decoder.linear.bias.copy_(mean)
+        self.encoder.set_linear(to_latents, -(to_latents @ mean))
+        self.decoder.set_linear(to_patches, mean)

@@ -60,8 +60,15 @@ def train_tokenizer(labels: Iterable[str], folder: Path) -> PreTrainedTokenizerF
     Any text tokenises, since every byte is in the vocabulary. The end token has the highest id
     (CLIP pools the text at the highest id); padding is 0.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from tokenizers import processors, trainers
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     rng = random.Random(0)
     names = sorted(set(labels))

@@ -77,7 +77,7 @@ def blotch(image: Tensor, severity: Tensor, generator: torch.Generator) -> Tenso
     size = (max(2, image.shape[2] // cell), max(2, image.shape[3] // cell))
     knots = torch.randn(len(image), 3, *size, generator=generator).to(image.device)
     stains = F.interpolate(knots, size=image.shape[2:], mode="bicubic", align_corners=False)
-    return image + 0.3 * severity.view(-1, 1, 1, 1) * stains
+    return image + 0.15 * severity.view(-1, 1, 1, 1) * stains
 
 
 def posterise(image: Tensor, severity: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001

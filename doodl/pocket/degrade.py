@@ -183,7 +183,7 @@ DEGRADATIONS: dict[str, Degradation] = {
     "noisy": Degradation(add_noise, ("noisy", "grainy"), 6.0),
     "compressed": Degradation(block_compress, ("compressed", "blocky"), 6.0),
     "mosaic": Degradation(mosaic, ("pixelated",), 5.0),
-    "blotchy": Degradation(blotch, ("blotchy",), 5.0),
+    "blotchy": Degradation(blotch, ("blotchy",), 6.0),
     "posterised": Degradation(posterise, ("posterised",), 5.0),
 }
 

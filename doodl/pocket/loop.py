@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -60,7 +59,7 @@ class Checkpointed:
         state["report"] = json.dumps(vars(report))
         scratch = self.path.with_suffix(".tmp")
         torch.save(state, scratch)
-        os.replace(scratch, self.path)
+        scratch.replace(self.path)
 
     def load(self) -> LoopReport:
         """The report of the checkpoint, its parts restored; an empty report if there is none."""

@@ -43,7 +43,7 @@ def load_photos(paths: Sequence[Path], limit: int | None = None) -> PhotoSet:
     Raises: RuntimeError if pandas is missing, ValueError if a file has no image column.
     """
     try:
-        import pandas
+        import pandas  # type: ignore[import-untyped]
     except ImportError as error:
         raise RuntimeError(
             "training reads Parquet through pandas, which is not installed; "

@@ -28,6 +28,8 @@ class Scorer(nn.Module):
         self.head = nn.Linear(model_cfg["embed_dim"], 1)
         nn.init.constant_(self.head.bias, 6.0)
         preprocess = open_clip_config["preprocess_cfg"]
+        self.mean: Tensor
+        self.std: Tensor
         self.size_px = int(preprocess["size"])
         self.register_buffer(
             "mean", torch.tensor(preprocess["mean"]).view(1, 3, 1, 1), persistent=False

@@ -45,9 +45,9 @@ def train_scorer(
     """
     device = torch.device(device)
     torch.manual_seed(seed)
-    scorer = Scorer(recipe.open_clip_config()).to(device, memory_format=torch.channels_last)
+    scorer = Scorer(recipe.open_clip_config()).to(device).to(memory_format=torch.channels_last)
     if autoencoder is not None:
-        autoencoder = autoencoder.to(device, memory_format=torch.channels_last)
+        autoencoder = autoencoder.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         scorer.parameters(), lr=recipe.learning_rate, weight_decay=0.05, betas=(0.9, 0.98)
     )

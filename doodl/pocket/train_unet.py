@@ -97,7 +97,7 @@ def train_unet(
     device = torch.device(device)
     torch.manual_seed(seed)
     network = Denoiser(tokenizer, autoencoder.config["latent_channels"])
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     autoencoder = autoencoder.to(device)
     alphas_cumprod = make_scheduler().alphas_cumprod.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)

@@ -52,7 +52,7 @@ def build_report(out: str, *, on_row: Callable[[], None] | None = None) -> Path:
             job=view.job_facts(),
             facts=_facts(rows),
             groups=[
-                ("Delivered", _by_gain(cards["ok"])),
+                ("Delivered", cards["ok"]),
                 ("Rejected: the edit did not improve the photo", cards["rejected"]),
                 ("Left alone: already good", cards["skipped"]),
             ],
@@ -62,10 +62,6 @@ def build_report(out: str, *, on_row: Callable[[], None] | None = None) -> Path:
     index = folder / "index.html"
     _write(index, page.encode("utf-8", "replace"))
     return index
-
-
-def _by_gain(cards: list[Card]) -> list[Card]:
-    return sorted(cards, key=lambda card: card.row_id)
 
 
 def _card(view: OutputView, row: dict[str, Any], thumbnails: Path) -> Card:
@@ -115,8 +111,10 @@ def _write(path: Path, data: bytes) -> None:
 def _facts(rows: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
     rows = list(rows)
     facts = [("photos", f"{len(rows):,}")]
-    for status in ("ok", "rejected", "skipped", "failed"):
-        facts.append((status, f"{sum(row['status'] == status for row in rows):,}"))
+    facts += [
+        (status, f"{sum(row['status'] == status for row in rows):,}")
+        for status in ("ok", "rejected", "skipped", "failed")
+    ]
     for name, before, after in (
         ("guide", "score_before", "score_after"),
         ("judge", "judge_before", "judge_after"),

@@ -56,7 +56,7 @@ def test_gradcheck(memory):
 
 
 def peak_live_bytes(memory, num_steps):
-    """Peak bytes of live tensors over the walk there and back, by the CPU allocator's own record."""
+    """Peak bytes of live tensors over the walk there and back, as the CPU allocator records."""
     net = SmallNet(width=64)
     x, y = (z.requires_grad_() for z in pair(batch=1, size=16, dtype=torch.float32))
     schedule = Schedule.ddim(ALPHAS, num_steps)

@@ -24,8 +24,8 @@ from manifests.schemas import (
 )
 
 # The columns of DESIGN.md, in its order.
-DESIGN_COLUMNS = """row_id, input_key, work_key, image_uri, task, direction, target, strength, prompt,
-seed, status, error_type, error_message, edited_uri, width_px, height_px, score_before, score_after,
+DESIGN_COLUMNS = """row_id, input_key, work_key, image_uri, task, direction, target, strength,
+prompt, seed, status, error_type, error_message, edited_uri, width_px, height_px, score_before, score_after,
 judge_before, judge_after, psnr_db, ssim, inversion_error, num_optim_steps, stop_reason, loss_curve,
 edit_seconds, model, model_revision, params_fingerprint, doodl_version, device, started_at,
 finished_at"""
@@ -115,7 +115,7 @@ def test_result_row_has_every_result_column_and_the_extras() -> None:
 
 
 def test_unknown_status_is_refused() -> None:
-    with pytest.raises(ValueError, match="done.*must be one of ok, rejected"):
+    with pytest.raises(ValueError, match=r"done.*must be one of ok, rejected"):
         ResultRow("a", "k", "w", "done")  # type: ignore[arg-type]
 
 

@@ -100,7 +100,8 @@ def test_name_that_is_not_text_is_a_row_too(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"x")
     (row,) = scan_photos(tmp_path).to_pylist()
-    assert row["row_id"] == "\\xff.jpg"
+    assert row["row_id"] == "%FF.jpg"
+    assert row["row_error"] is None
     assert row["image_uri"].endswith("/%FF.jpg")
 
 

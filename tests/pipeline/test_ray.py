@@ -99,9 +99,7 @@ def test_sigkill_of_everything_loses_no_commit_and_repeats_none(photos, tmp_path
 def test_a_photo_that_kills_its_workers_is_given_up_and_the_others_go_on(photos, tmp_path):
     names = sorted(str(p) for p in photos.rglob("*.jpg"))
     path = tmp_path / "manifest.parquet"
-    pq.write_table(
-        pa.table({"image_uri": names, "prompt": ["kill the worker"] + [""] * 7}), path
-    )
+    pq.write_table(pa.table({"image_uri": names, "prompt": ["kill the worker"] + [""] * 7}), path)
     spec = spec_of(path)
     code, output = finish(start(spec, tmp_path))
     assert code == 3, output

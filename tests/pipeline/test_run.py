@@ -115,7 +115,8 @@ def test_new_changed_renamed_duplicated_and_deleted_photos(photos, edits):
     assert (summary.computed, summary.copied, edits()) == (2, 2, 8)
     table = results(spec)
     assert table.index.is_unique
-    assert {"new.jpg", "duplicate.jpg", "renamed.jpg", "p004.jpg", "sub/p001.jpg"} <= set(table.index)
+    present = {"new.jpg", "duplicate.jpg", "renamed.jpg", "p004.jpg", "sub/p001.jpg"}
+    assert present <= set(table.index)
     out = photos.parent / "photos-doodl"
     assert (out / "edited/duplicate.jpg").read_bytes() == (out / "edited/p002.jpg").read_bytes()
     assert run_job(spec).computed == 0
@@ -169,7 +170,8 @@ def test_force_does_done_rows_again_without_doubling_them(photos, edits):
 
 def manifest(photos, tmp_path, **columns):
     names = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
-    table = pa.table({"image_uri": [str(photos / name) for name in names], "row_id": names, **columns})
+    uris = [str(photos / name) for name in names]
+    table = pa.table({"image_uri": uris, "row_id": names, **columns})
     path = tmp_path / "manifest.parquet"
     pq.write_table(table, path)
     return path
@@ -209,7 +211,8 @@ def test_a_failing_edit_fails_its_row_and_only_failed_retries_it(photos, tmp_pat
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_one_bad_photo_does_not_fail_its_batch(photos, tmp_path, batch_size):
-    spec = spec_of(manifest(photos, tmp_path, prompt=["", "fail"] + [""] * 4), batch_size=batch_size)
+    path = manifest(photos, tmp_path, prompt=["", "fail"] + [""] * 4)
+    spec = spec_of(path, batch_size=batch_size)
     assert run_job(spec).counts == {"ok": 5, "rejected": 0, "skipped": 0, "failed": 1, "pending": 0}
 
 
@@ -233,7 +236,7 @@ def test_a_photo_that_changes_while_the_job_runs_is_not_taken_for_the_old_one(ph
     monkeypatch.setattr(run, "make_plan", plan_then_change)
     spec = spec_of(photos)
     assert run_job(spec).counts["failed"] == 1
-    assert results(spec).loc["p000.jpg", "error_type"] == "PhotoChanged"
+    assert results(spec).loc["p000.jpg", "error_type"] == "PhotoChangedError"
     monkeypatch.setattr(run, "make_plan", real)
     assert run_job(spec).counts["ok"] == 6
 

@@ -1,0 +1,171 @@
+"""Losses, crops, heads and towers."""
+
+import hashlib
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from doodl.errors import ModelError
+from doodl.guidance.aesthetic import aesthetic_loss
+from doodl.guidance.crops import crop_count, multicrop
+from doodl.scores import PINNED_SHA256, LinearHead, load_aesthetic_head, load_scorer
+from doodl.towers import clamp_straight_through, load_tower
+
+LAION = Path(__file__).parents[3] / "shared" / "weights"
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    ("direction", "target", "expected"),
+    [("up", None, [-3.0, -12.0]), ("down", None, [3.0, 12.0]), ("target", 7.0, [4.0, 5.0])],
+)
+def test_aesthetic_loss_and_its_gradient_outside_one_to_ten(direction, target, expected):
+    scores = torch.tensor([3.0, 12.0], requires_grad=True)
+    loss = aesthetic_loss(scores, direction, target)
+    assert loss.tolist() == expected
+    (grad,) = torch.autograd.grad(loss.sum(), scores)
+    assert (grad.abs() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("direction", "target"), [("sideways", None), ("up", 5.0), ("target", None)]
+)
+def test_direction_and_target_must_agree(direction, target):
+    with pytest.raises(ValueError, match="direction"):
+        aesthetic_loss(torch.zeros(1), direction, target)
+
+
+def test_crops_of_a_photo_do_not_depend_on_its_batch():
+    images = torch.rand(2, 3, 40, 60, generator=torch.Generator().manual_seed(0))
+    both = multicrop(images, 4, 16, cut_power=0.3, generators=generators(1, 2))
+    alone = multicrop(images[1:], 4, 16, cut_power=0.3, generators=generators(2))
+    assert both.shape == (8, 3, 16, 16)
+    torch.testing.assert_close(both[4:], alone, rtol=0, atol=0)
+
+
+def test_crop_sides_follow_the_power_law():
+    """side = U^p (max - min) + min; its mean over U is (max - min) / (p + 1) + min."""
+    image = torch.arange(64.0).view(1, 1, 1, 64).expand(1, 3, 64, 64)
+    crops = multicrop(image, 400, 8, cut_power=0.3, generators=generators(0))
+    # On a ramp with slope 1, a crop pooled to 8 columns spans 7/8 of its side.
+    sides = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]) * 8 / 7
+    assert sides.min() >= 8 - 1e-3
+    assert sides.max() <= 64 + 1e-3
+    assert sides.mean().item() == pytest.approx((64 - 8) / 1.3 + 8, abs=2.0)
+
+
+def test_every_pixel_of_a_crop_gets_gradient():
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
+    crops = multicrop(images, 64, 16, cut_power=0.3, generators=generators(3))
+    (grad,) = torch.autograd.grad(crops.sum(), images)
+    assert (grad > 0).float().mean() > 0.95
+
+
+def test_crops_that_would_all_be_the_image_fall_back_to_one():
+    assert crop_count((64, 64), 16, 64) == 1
+    assert crop_count((48, 48), 16, 64) == 1
+    assert crop_count((64, 96), 16, 64) == 16
+    assert crop_count((128, 128), 16, 64) == 16
+
+
+def test_blown_pixels_have_a_gradient():
+    image = torch.tensor([-0.5, 0.5, 1.5], requires_grad=True)
+    clamped = clamp_straight_through(image)
+    assert clamped.tolist() == [0.0, 0.5, 1.0]
+    (grad,) = torch.autograd.grad(clamped.sum(), image)
+    assert grad.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_scorer_takes_any_frame_and_gives_one_score_each():
+    guide = load_scorer("pocket")
+    scores = guide(torch.rand(2, 3, 96, 160) * 2 - 1)
+    assert scores.shape == (2,)
+    embeddings = guide.tower(torch.rand(2, 3, 96, 160) * 2 - 1)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+
+
+def test_guide_and_judge_are_different_networks():
+    guide, judge = load_scorer("pocket"), load_scorer("pocket-judge")
+    assert [p.shape for p in guide.parameters()] != [p.shape for p in judge.parameters()]
+
+
+def test_linear_head_is_weight_times_embedding_plus_bias(tmp_path):
+    weight, bias = torch.randn(1, 8), torch.randn(1)
+    save_file({"weight": weight, "bias": bias}, tmp_path / "head.safetensors")
+    head = load_aesthetic_head(tmp_path / "head.safetensors")
+    embeddings = torch.randn(5, 8)
+    torch.testing.assert_close(head(embeddings), (embeddings * weight).sum(1) + bias)
+    assert not any(p.requires_grad for p in head.parameters())
+
+
+def test_mlp_head_is_its_linear_layers_in_a_row(tmp_path):
+    sizes = [12, 8, 6, 4, 3, 1]
+    state, expected = {}, torch.randn(7, 12)
+    embeddings = expected
+    for index, (n_in, n_out) in zip((0, 2, 4, 6, 7), pairwise(sizes), strict=True):
+        state[f"layers.{index}.weight"] = torch.randn(n_out, n_in)
+        state[f"layers.{index}.bias"] = torch.randn(n_out)
+        expected = expected @ state[f"layers.{index}.weight"].T + state[f"layers.{index}.bias"]
+    save_file(state, tmp_path / "mlp.safetensors")
+    got = load_aesthetic_head(tmp_path / "mlp.safetensors")(embeddings)
+    torch.testing.assert_close(got, expected[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["nowhere.safetensors", "pockets"])
+def test_absent_head_is_a_clear_error(name):
+    with pytest.raises(ModelError, match="pocket"):
+        load_aesthetic_head(name)
+
+
+def test_unpinned_pickle_is_not_opened(tmp_path):
+    path = tmp_path / "head.pth"
+    torch.save({"weight": torch.zeros(1, 4), "bias": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match=hashlib.sha256(path.read_bytes()).hexdigest()[:12]):
+        load_aesthetic_head(path)
+
+
+def test_tensors_of_another_layout_are_refused(tmp_path):
+    save_file({"kernel": torch.zeros(4)}, tmp_path / "head.safetensors")
+    with pytest.raises(ModelError, match="kernel"):
+        load_aesthetic_head(tmp_path / "head.safetensors")
+
+
+@pytest.mark.skipif(not LAION.is_dir(), reason="the published LAION heads are not here")
+@pytest.mark.parametrize(
+    ("name", "dimension"),
+    [
+        ("sa_0_4_vit_b_16_linear.pth", 512),
+        ("sa_0_4_vit_b_32_linear.pth", 512),
+        ("sa_0_4_vit_l_14_linear.pth", 768),
+        ("sac+logos+ava1-l14-linearMSE.pth", 768),
+    ],
+)
+def test_published_laion_heads_load_and_are_affine(name, dimension):
+    path = LAION / name
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in PINNED_SHA256
+    head = load_aesthetic_head(path)
+    a, b = torch.randn(2, 3, dimension, generator=torch.Generator().manual_seed(0))
+    # Without activations even the MLP is affine: f((a+b)/2) = (f(a)+f(b))/2.
+    torch.testing.assert_close(head((a + b) / 2), (head(a) + head(b)) / 2, rtol=1e-4, atol=1e-4)
+    assert isinstance(head, LinearHead) == ("linear.pth" in name)
+
+
+def test_activation_mismatch_is_an_error(monkeypatch):
+    import open_clip
+
+    real = open_clip.create_model
+
+    def warn_as_open_clip_does(*args, **kwargs):
+        warnings.warn("QuickGELU mismatch between config and pretrained tag", stacklevel=2)
+        return real("ViT-S-32", pretrained=None, load_weights=False)
+
+    monkeypatch.setattr(open_clip, "create_model", warn_as_open_clip_does)
+    with pytest.raises(ModelError, match="QuickGELU"):
+        load_tower("ViT-L-14", pretrained="openai")
