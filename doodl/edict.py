@@ -96,7 +96,7 @@ def generate(
     """Denoise the pair along the whole schedule and return (x_0, y_0).
 
     Args:
-        predict_noise: epsilon(latents (B, C, h, w), t), t a 0-d int64 tensor on the latents' device.
+        predict_noise: epsilon(latents (B, C, h, w), t), t 0-d int64 on the latents' device.
         x, y: noisy latents (B, C, h, w), float32 or float64; equal (x_T = y_T) for a fresh sample.
         schedule: T steps; a part-way schedule starts in the middle, in its own leapfrog phase.
         mix_weight: p in (0, 1]; 1 leaves the halves unmixed.

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes
-from manifests.inline import IMAGE_COLUMN, inline_uri, photo_bytes
-from manifests.paths import has_scheme, is_safe_relpath, row_id_problem
+from manifests.inline import IMAGE_COLUMN, photo_bytes
+from manifests.naming import full_uri, resolve_plain_rows, resolve_rows
 from manifests.scan import scan_photos
 from manifests.schemas import INPUT_SCHEMA, MANIFEST_SCHEMA, RESERVED_NAMES
 
@@ -51,16 +51,18 @@ def read_manifest(path: str | os.PathLike[str], *, needs_image: bool = True) -> 
             columns[field.name] = _typed(table[field.name], field, path, errors)
     _check_finite(columns, errors)
     extras = _extra_columns(table, path)
-    uris, row_ids = _resolve(path, columns, hashes, table.num_rows, needs_image, errors)
-    columns["image_uri"] = pa.array(uris, pa.string())
-    columns["row_id"] = pa.array(row_ids, pa.string())
+    columns["image_uri"], columns["row_id"] = _resolved(
+        path, columns, hashes, table.num_rows, errors, needs_image
+    )
+    if "subject_uris" in columns:
+        columns["subject_uris"] = _full_subjects(columns["subject_uris"], path, errors)
     if hashes is not None:
         columns["image_hash"] = pa.array(hashes, pa.string())
-    messages = [errors.get(i) for i in range(table.num_rows)]
-    columns["row_error"] = pa.array(messages, pa.string())
-    columns["row_error_type"] = pa.array(
-        [INVALID_ROW if message else None for message in messages], pa.string()
-    )
+    if errors:
+        messages = [errors.get(row) for row in range(table.num_rows)]
+        kinds = [INVALID_ROW if message else None for message in messages]
+        columns["row_error"] = pa.array(messages, pa.string())
+        columns["row_error_type"] = pa.array(kinds, pa.string())
     arrays = [columns.get(f.name, pa.nulls(table.num_rows, f.type)) for f in INPUT_SCHEMA]
     schema = pa.schema([*INPUT_SCHEMA, *(pa.field(n, a.type) for n, a in extras.items())])
     return pa.table([*arrays, *extras.values()], schema=schema)
@@ -170,6 +172,39 @@ def _check_finite(columns: dict[str, Any], errors: dict[int, str]) -> None:
                 columns[name] = pc.if_else(finite, columns[name], pa.scalar(None, pa.float64()))
 
 
+def _resolved(
+    path: Path,
+    columns: dict[str, Any],
+    hashes: list[str | None] | None,
+    num_rows: int,
+    errors: dict[int, str],
+    needs_image: bool,
+) -> tuple[Any, Any]:
+    """Return the columns image_uri and row_id, in full."""
+    uris, row_ids = columns.get("image_uri"), columns.get("row_id")
+    if hashes is None:
+        plain = resolve_plain_rows(str(path), uris, row_ids)
+        if plain is not None:
+            return plain
+    written: list[list[str | None]] = [
+        [None] * num_rows if column is None else column.to_pylist() for column in (uris, row_ids)
+    ]
+    full_uris, own_ids = resolve_rows(str(path), *written, hashes, errors, needs_image=needs_image)
+    return pa.array(full_uris, pa.string()), pa.array(own_ids, pa.string())
+
+
+def _full_subjects(column: Any, path: Path, errors: dict[int, str]) -> pa.Array:
+    rows: list[list[str] | None] = []
+    folder = str(path.parent)
+    for row, uris in enumerate(column.to_pylist()):
+        resolved = [full_uri(uri, folder) for uri in uris or () if uri]
+        problems = [problem for problem, _ in resolved if problem]
+        if problems:
+            errors.setdefault(row, problems[0].replace("image_uri", "subject_uris", 1))
+        rows.append([uri for _, uri in resolved] or None)
+    return pa.array(rows, column.type)
+
+
 def _extra_columns(table: pa.Table, path: Path) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     taken = set(table.column_names)
@@ -194,91 +229,3 @@ def _extra_columns(table: pa.Table, path: Path) -> dict[str, Any]:
             column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
         extras[carried] = column
     return extras
-
-
-def _resolve(
-    path: Path,
-    columns: dict[str, Any],
-    hashes: list[str | None] | None,
-    count: int,
-    needs_image: bool,
-    errors: dict[int, str],
-) -> tuple[list[str | None], list[str]]:
-    """Return each row's full image_uri and its own row_id; what is wrong goes to `errors`."""
-    given_uris = columns["image_uri"].to_pylist() if "image_uri" in columns else [None] * count
-    given_ids = columns["row_id"].to_pylist() if "row_id" in columns else [None] * count
-    explicit = {row_id for row_id in given_ids if row_id is not None}
-    first_row: dict[str, int] = {}
-    next_copy: dict[str, int] = {}
-    uris: list[str | None] = []
-    row_ids: list[str] = []
-    folder = str(path.parent)
-    for index, (uri, own) in enumerate(zip(given_uris, given_ids, strict=True)):
-        problem = None
-        name = f"row-{index:07d}"
-        if hashes is not None and hashes[index] is not None:
-            name = _name_of(uri, folder) if uri else name
-            uri = inline_uri(str(path), index)
-        elif uri:
-            problem, name, uri = _resolve_uri(uri, folder, name)
-        elif needs_image:
-            problem = f"image_uri is null in row {index}; give the photo's path."
-        if own is not None:
-            problem = row_id_problem(own) or problem
-            name = own
-        elif name in explicit:
-            name = _free_name(name, first_row, next_copy, explicit)
-        if name in first_row:
-            if own is not None:
-                problem = (
-                    f"row_id (={name!r}) of row {index} is that of row {first_row[name]} already; "
-                    "give each row its own."
-                )
-            name = _free_name(name, first_row, next_copy, explicit)
-        first_row[name] = index
-        uris.append(uri)
-        row_ids.append(name)
-        if problem:
-            errors.setdefault(index, problem)
-    return uris, row_ids
-
-
-def _resolve_uri(uri: str, folder: str, name: str) -> tuple[str | None, str, str]:
-    """Return what is wrong with an image_uri as written, the row_id it gives, its full form."""
-    if has_scheme(uri):
-        return None, _name_of(uri, folder), uri
-    if os.path.isabs(uri):  # noqa: PTH117 (text in, text out, a million times)
-        return None, _name_of(uri, folder), uri
-    if "\x00" in uri:
-        return f"image_uri (={uri!r}) holds a NUL character; leave it out.", name, uri
-    if ".." in uri.replace("\\", "/").split("/"):
-        return (
-            f"image_uri (={uri!r}) leaves the manifest's folder; write the photo's absolute path.",
-            name,
-            uri,
-        )
-    return None, _name_of(uri, folder), f"{folder}/{uri}"
-
-
-def _name_of(uri: str, folder: str) -> str:
-    """Return the row_id that an image_uri gives a row: always a plain relative path."""
-    if has_scheme(uri):
-        uri = uri.partition("://")[2]
-    elif uri.startswith(folder + "/"):
-        uri = uri[len(folder) + 1 :]
-    name = "/".join(part for part in uri.split("/") if part not in ("", ".", ".."))
-    return name if row_id_problem(name) is None and is_safe_relpath(name) else _digest_name(uri)
-
-
-def _digest_name(uri: str) -> str:
-    return "photo-" + hash_bytes(uri.encode("utf-8", "surrogatepass"))[:16]
-
-
-def _free_name(
-    name: str, first_row: dict[str, int], next_copy: dict[str, int], explicit: set[str]
-) -> str:
-    number = next_copy.get(name, 2)
-    while f"{name}~{number}" in first_row or f"{name}~{number}" in explicit:
-        number += 1
-    next_copy[name] = number + 1
-    return f"{name}~{number}"

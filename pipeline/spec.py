@@ -90,12 +90,14 @@ class JobSpec:
 
     def params(self) -> dict[str, Any]:
         """Return everything that changes a result: what the fingerprint is of."""
+        # Where the activations are kept is a matter of speed and memory, not of the result.
+        sampler = {k: v for k, v in self.config.get("sampler", {}).items() if k != "memory"}
         return {
             "task": self.task,
             "algorithm_version": ALGORITHM_VERSION,
             "model": self.model,
             "model_revision": self.model_revision,
-            "config": self.config,
+            "config": {**self.config, "sampler": sampler},
             "direction": self.direction,
             "target": self.target,
             "prompt": self.prompt,

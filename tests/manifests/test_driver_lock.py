@@ -90,5 +90,5 @@ def test_policy_that_is_none_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("act", ["recover", "compact"])
 def test_only_the_driver_recovers_and_compacts(tmp_path: Path, act: str) -> None:
-    with pytest.raises(CommitError, match="inside `with out.lock"):
+    with pytest.raises(CommitError, match=r"inside `with out.lock"):
         getattr(OutputFolder(tmp_path), act)()

@@ -44,9 +44,9 @@ def test_other_options_are_refused_and_named(tmp_path: Path) -> None:
 def test_option_given_up_or_added_is_a_difference(tmp_path: Path) -> None:
     out = OutputFolder(tmp_path)
     out.open_job(job(preset="fine"))
-    with pytest.raises(JobConflictError, match="preset: 'fine' → None"):
+    with pytest.raises(JobConflictError, match=r"preset: 'fine' → None"):
         out.open_job(job())
-    with pytest.raises(JobConflictError, match="depth: None → 0.5"):
+    with pytest.raises(JobConflictError, match=r"depth: None → 0.5"):
         out.open_job(job(preset="fine", depth=0.5))
 
 
@@ -132,6 +132,6 @@ def test_every_part_has_the_same_columns_when_the_manifest_gains_or_loses_some(
 def test_extra_column_that_changes_its_type_is_named(tmp_path: Path) -> None:
     out = OutputFolder(tmp_path)
     commit_night(out, "a", pa.schema([("rating", pa.int64())]), rating=1)
-    with pytest.raises(ManifestError, match="'rating': got list<.*earlier results have int64"):
+    with pytest.raises(ManifestError, match=r"'rating': got list<.*earlier results have int64"):
         out.open_job(job(), extras=pa.schema([("rating", pa.list_(pa.int64()))]))
     assert out.results()["rating"].to_pylist() == [1]

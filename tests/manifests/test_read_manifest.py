@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes
 from manifests.inline import read_input
+from manifests.naming import resolve_plain_rows, resolve_rows
 from manifests.reader import read_manifest
 from manifests.schemas import INPUT_SCHEMA, extra_schema
 
@@ -57,7 +59,7 @@ def test_every_column_is_read_in_its_own_type(tmp_path: Path) -> None:
     assert table.schema == INPUT_SCHEMA
     (row,) = table.to_pylist()
     assert (row["row_id"], row["strength"], row["seed"], row["target"]) == ("one", 1.0, 7, 7.5)
-    assert row["subject_uris"] == ["s.jpg", "t.jpg"]
+    assert row["subject_uris"] == [f"{tmp_path}/s.jpg", f"{tmp_path}/t.jpg"]
 
 
 def test_extra_columns_are_carried_untouched(tmp_path: Path) -> None:
@@ -175,10 +177,8 @@ def test_damaged_file_raises_manifest_error_and_nothing_else(
     for _ in range(data.draw(st.integers(1, 5))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
-    try:
+    with contextlib.suppress(ManifestError):
         read_manifest(path)
-    except ManifestError:
-        pass
 
 
 def test_csv_and_jsonl_are_read_too(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_csv_and_jsonl_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"image_uri": "a.jpg", "subject_uris": ["s.jpg"]}\n')
     for name in ("m.csv", "m.jsonl"):
         (row,) = read_manifest(tmp_path / name).to_pylist()
-        assert (row["row_id"], row["subject_uris"]) == ("a.jpg", ["s.jpg"])
+        assert (row["row_id"], row["subject_uris"]) == ("a.jpg", [f"{tmp_path}/s.jpg"])
 
 
 @pytest.mark.parametrize("as_struct", [True, False])
@@ -226,3 +226,38 @@ def test_task_without_photos_needs_no_image_uri(tmp_path: Path) -> None:
 def test_subject_photos_are_taken_from_the_manifests_folder(tmp_path: Path) -> None:
     (row,) = read(tmp_path, image_uri=["a.jpg"], subject_uris=[["s.jpg", "/data/t.jpg"]])
     assert row["subject_uris"] == [f"{tmp_path}/s.jpg", "/data/t.jpg"]
+
+
+URIS = st.lists(
+    st.sampled_from(["a", "b.jpg", "a.jpg", "..", ".", "", "C:", "x\x00", "a\\b", "s3:", "é"]),
+    min_size=1,
+    max_size=4,
+).map("/".join)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            URIS | URIS.map("/photos/".__add__) | st.just("s3://bucket/a.jpg"),
+            st.none() | URIS,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.booleans(),
+)
+def test_rows_read_all_at_once_are_those_read_one_by_one(
+    rows: list[tuple[str, str | None]], with_ids: bool
+) -> None:
+    uris = [uri for uri, _ in rows]
+    row_ids = [row_id if with_ids else None for _, row_id in rows]
+    plain = resolve_plain_rows(
+        "/photos/m.parquet",
+        pa.chunked_array([uris]),
+        pa.chunked_array([row_ids], pa.string()) if with_ids else None,
+    )
+    if plain is not None:
+        errors: dict[int, str] = {}
+        expected = resolve_rows("/photos/m.parquet", uris, row_ids, None, errors, needs_image=True)
+        assert ([*plain[0].to_pylist()], [*plain[1].to_pylist()]) == expected
+        assert not errors

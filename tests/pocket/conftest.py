@@ -22,7 +22,7 @@ def smooth_photos(count: int, height: int = 128, width: int = 128, seed: int = 0
         u = torch.rand(12, generator=generator)
         ground = torch.sigmoid((rows - 0.35 - 0.2 * u[0]) * 30)
         sky = torch.stack([0.45 + 0.4 * rows, 0.65 + 0.25 * rows, 0.95 - 0.05 * rows]) + 0 * columns
-        grass = torch.stack([0.2 + 0.1 * u[1], 0.45 + 0.2 * u[2], 0.12]).view(3, 1, 1)
+        grass = torch.tensor([0.2 + 0.1 * u[1], 0.45 + 0.2 * u[2], 0.12]).view(3, 1, 1)
         photo = sky * (1 - ground) + grass * ground * (0.7 + 0.5 * rows)
         for k in range(3):
             distance = ((rows - 0.4 - 0.5 * u[3 + k]) ** 2 + (columns - u[6 + k]) ** 2).sqrt()
