@@ -186,10 +186,12 @@ def _resolved(
         plain = resolve_plain_rows(str(path), uris, row_ids)
         if plain is not None:
             return plain
-    written: list[list[str | None]] = [
+    written_uris, written_ids = (
         [None] * num_rows if column is None else column.to_pylist() for column in (uris, row_ids)
-    ]
-    full_uris, own_ids = resolve_rows(str(path), *written, hashes, errors, needs_image=needs_image)
+    )
+    full_uris, own_ids = resolve_rows(
+        str(path), written_uris, written_ids, hashes, errors, needs_image=needs_image
+    )
     return pa.array(full_uris, pa.string()), pa.array(own_ids, pa.string())
 
 

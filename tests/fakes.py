@@ -50,3 +50,28 @@ class FakeEditor:
 
 def load_editor(model, config, *, device="cpu", software="doodl-batch"):
     return FakeEditor(software)
+
+
+class LoggingEditor:
+    """The real editor; the log gets `seed iteration` for each iteration it makes."""
+
+    def __init__(self, editor) -> None:
+        self.editor = editor
+
+    def edit(self, requests, *, on_iteration=None):
+        def logged(index, state):
+            with Path(os.environ[LOG]).open("a") as stream:
+                stream.write(f"{requests[index].seed} {state.iteration}\n")
+            if on_iteration is not None:
+                on_iteration(index, state)
+
+        return self.editor.edit(requests, on_iteration=logged)
+
+    def scores(self, photo):
+        return self.editor.scores(photo)
+
+
+def load_logging_editor(model, config, *, device="cpu", software="doodl-batch"):
+    from doodl import edit
+
+    return LoggingEditor(edit.load_editor(model, config, device=device, software=software))

@@ -26,6 +26,8 @@ class Scorer(nn.Module):
             {**model_cfg["text_cfg"]},
         )
         self.head = nn.Linear(model_cfg["embed_dim"], 1)
+        # A unit embedding needs a head of this length to reach scores of 1 to 10 from the middle.
+        nn.init.normal_(self.head.weight, std=5.0 / model_cfg["embed_dim"] ** 0.5)
         nn.init.constant_(self.head.bias, 6.0)
         preprocess = open_clip_config["preprocess_cfg"]
         self.mean: Tensor

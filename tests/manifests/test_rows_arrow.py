@@ -26,9 +26,9 @@ from manifests.schemas import (
 # The columns of DESIGN.md, in its order.
 DESIGN_COLUMNS = """row_id, input_key, work_key, image_uri, task, direction, target, strength,
 prompt, seed, status, error_type, error_message, edited_uri, width_px, height_px, score_before,
-score_after, judge_before, judge_after, psnr_db, ssim, inversion_error, num_optim_steps, stop_reason,
-loss_curve, edit_seconds, model, model_revision, params_fingerprint, doodl_version, device, started_at,
-finished_at"""
+score_after, judge_before, judge_after, psnr_db, ssim, inversion_error, num_optim_steps,
+stop_reason, loss_curve, edit_seconds, model, model_revision, params_fingerprint, doodl_version,
+device, started_at, finished_at"""
 
 SAFE_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FLOAT = st.floats(allow_nan=False)
