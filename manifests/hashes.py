@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +35,8 @@ RACY_NS = 2_000_000_000
 
 Two seconds is the coarsest modification time in use, FAT's.
 """
+
+_CHUNK_ROWS = 65_536
 
 
 def hash_inputs(
@@ -129,19 +133,21 @@ def _with_stats(files: pa.Table) -> tuple[pa.Table, dict[int, OSError]]:
     unknown = pc.is_null(files["size_bytes"])
     if not pc.any(unknown).as_py():
         return files, errors
-    sizes, mtimes = files["size_bytes"].to_pylist(), files["mtime_ns"].to_pylist()
-    for index in pc.indices_nonzero(unknown.combine_chunks()).to_pylist():
-        uri = files["uri"][index].as_py()
-        try:
-            sizes[index], mtimes[index] = _stat(uri)
-        except OSError as error:
-            errors[index] = error
-    columns = {
-        "uri": files["uri"],
-        "size_bytes": pa.array(sizes, pa.int64()),
-        "mtime_ns": pa.array(mtimes, pa.int64()),
-    }
-    return pa.table(columns), errors
+    places = pc.indices_nonzero(unknown)
+    uris = files["uri"].filter(unknown)
+    sizes, mtimes = [], []
+    for first in range(0, len(uris), _CHUNK_ROWS):
+        found: list[tuple[int | None, int | None]] = []
+        for offset, uri in enumerate(uris.slice(first, _CHUNK_ROWS).to_pylist()):
+            try:
+                found.append(_stat(uri))
+            except OSError as error:
+                errors[places[first + offset].as_py()] = error
+                found.append((None, None))
+        sizes.append(pa.array([size for size, _ in found], pa.int64()))
+        mtimes.append(pa.array([mtime for _, mtime in found], pa.int64()))
+    files = _replace(files, "size_bytes", unknown, pa.chunked_array(sizes, pa.int64()))
+    return _replace(files, "mtime_ns", unknown, pa.chunked_array(mtimes, pa.int64())), errors
 
 
 def _stat(uri: str) -> tuple[int | None, int | None]:
@@ -150,6 +156,9 @@ def _stat(uri: str) -> tuple[int | None, int | None]:
         if is_inline(uri):
             return None, None
         status = os.stat(path)  # noqa: PTH116 (a million of them)
+        if not stat.S_ISREG(status.st_mode):
+            # A pipe or a device would be read for ever.
+            raise OSError(errno.EINVAL, "not a regular file")
         return status.st_size, status.st_mtime_ns
     from pyarrow import fs
 

@@ -49,11 +49,16 @@ def _check_keys(value: Any) -> None:
 
 def digest_of(kind: bytes, parts: Iterable[bytes]) -> str:
     """Return the key of `parts` within the namespace `kind`."""
-    state = hashlib.blake2b(digest_size=KEY_BYTES)
-    for part in (kind, *parts):
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
-    return state.hexdigest()
+    return _digest([framed(kind), *map(framed, parts)])
+
+
+def framed(part: bytes) -> bytes:
+    """Return the part with its length before it."""
+    return len(part).to_bytes(8, "little") + part
+
+
+def _digest(framed_parts: Iterable[bytes]) -> str:
+    return hashlib.blake2b(b"".join(framed_parts), digest_size=KEY_BYTES).hexdigest()
 
 
 def params_fingerprint(params: Mapping[str, Any]) -> str:
@@ -92,16 +97,19 @@ def input_key(
         columns: the row's RESULT_CHANGING_COLUMNS (others must not be given).
         subject_hashes: hashes of the subject photos, in the row's order.
     """
-    return input_key_from_json(image_hash, columns_json(columns), subject_hashes)
+    return input_key_of_framed(image_hash, framed(columns_json(columns)), subject_hashes)
 
 
-def input_key_from_json(
+def input_key_of_framed(
     image_hash: str | None, columns: bytes, subject_hashes: Sequence[str | None] = ()
 ) -> str:
-    """Return `input_key` of columns that are canonical JSON already (see `columns_json`)."""
-    parts = [(image_hash or "").encode(), columns]
-    parts.extend((subject or "").encode() for subject in subject_hashes)
-    return digest_of(b"input/1", parts)
+    """Return `input_key` of columns given as their `columns_json`, framed: made once for many."""
+    parts = [_INPUT, framed((image_hash or "").encode()), columns]
+    parts.extend(framed((subject or "").encode()) for subject in subject_hashes)
+    return _digest(parts)
+
+
+_INPUT = framed(b"input/1")
 
 
 def work_key(input_key: str, params_fingerprint: str) -> str:

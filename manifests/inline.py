@@ -28,7 +28,7 @@ def inline_uri(manifest: str, row: int) -> str:
 
 def is_inline(uri: str) -> bool:
     """Return whether a URI names a photo inside a Parquet manifest."""
-    return _INLINE.match(uri) is not None
+    return "#row=" in uri and _INLINE.match(uri) is not None
 
 
 def read_input(uri: str) -> bytes:

@@ -128,7 +128,7 @@ def is_safe_relpath(relpath: str) -> bool:
 
 def has_scheme(uri: str) -> bool:
     """Return whether `uri` names its storage (`s3://…`, `file:///…`), as a plain path does not."""
-    return _SCHEME.match(uri) is not None
+    return "://" in uri and _SCHEME.match(uri) is not None
 
 
 def local_path(uri: str) -> str | None:

@@ -15,7 +15,8 @@ from manifests.identity import (
     RESULT_CHANGING_COLUMNS,
     columns_json,
     digest_of,
-    input_key_from_json,
+    framed,
+    input_key_of_framed,
     work_key,
 )
 
@@ -197,10 +198,10 @@ def _chunk_keys(batch: pa.RecordBatch) -> Iterator[str]:
         combination = tuple(said)
         columns = made.get(combination)
         if columns is None:
-            columns = columns_json(dict(zip(RESULT_CHANGING_COLUMNS, said, strict=True)))
+            columns = framed(columns_json(dict(zip(RESULT_CHANGING_COLUMNS, said, strict=True))))
             if len(made) < 10_000:
                 made[combination] = columns
-        yield input_key_from_json(image_hash, columns, subjects or ())
+        yield input_key_of_framed(image_hash, columns, subjects or ())
 
 
 def _values(batch: pa.RecordBatch, name: str) -> list[Any]:

@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--folder", action="store_true", help="scan the folder, read no manifest")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--at", type=Path, help="where to build (default: /dev/shm, else tmp)")
+    parser.add_argument("--keep", action="store_true", help="leave what was built")
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plan is not None:
@@ -150,7 +151,8 @@ def main() -> None:
             )
             print(ended.stdout.decode().strip())
     finally:
-        shutil.rmtree(root)
+        if not args.keep:
+            shutil.rmtree(root)
 
 
 if __name__ == "__main__":

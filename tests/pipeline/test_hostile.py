@@ -1,4 +1,4 @@
-"""Hostile input: one row and one clear line each, nothing outside OUT, the good photos delivered."""
+"""Hostile input: one row and one clear line each, nothing outside OUT, good photos delivered."""
 
 import io
 import os
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from manifests.errors import ManifestError
 from pipeline.run import run_job
 from pipeline.spec import make_spec
 from tests.photos import collection, jpeg, pixels
@@ -128,11 +129,11 @@ def test_odd_but_sound_files_are_delivered_in_kind(hostile):
             continue
         row = table.loc[name]
         assert row["status"] == "ok", (name, row["error_message"])
-        with Image.open(f"{spec.out}/{row['edited_uri']}") as delivered:
-            with Image.open(photos / name) as source:
-                assert delivered.size == source.size
-                assert delivered.format == source.format
-                assert delivered.mode in (source.mode, "RGBA", "RGB") or source.mode == "P"
+        delivered = Image.open(f"{spec.out}/{row['edited_uri']}")
+        source = Image.open(photos / name)
+        assert delivered.size == source.size
+        assert delivered.format == source.format
+        assert delivered.mode == source.mode or source.mode == "P"
 
 
 def test_looping_links_and_pipes_add_no_row(hostile):
@@ -168,13 +169,16 @@ def test_hostile_manifest_rows_fail_alone_and_write_nowhere_else(tmp_path):
         "null photo": None,
         "gone": str(photos / "not there.jpg"),
         "climbing": "../../../etc/hostname",
+        "endless": "/dev/zero",
+        "pipe": str(tmp_path / "pipe"),
         "twice": good,
         " twice": good,
     }
     names = [name.strip() if name == " twice" else name for name in rows]
     path = tmp_path / "manifest.parquet"
     pq.write_table(pa.table({"row_id": names, "image_uri": list(rows.values())}), path)
-    before = {p for p in tmp_path.rglob("*")}
+    os.mkfifo(tmp_path / "pipe")
+    before = set(tmp_path.rglob("*"))
     spec = spec_of(path)
     summary = run_job(spec)
     table = results(spec)
@@ -183,28 +187,34 @@ def test_hostile_manifest_rows_fail_alone_and_write_nowhere_else(tmp_path):
     assert summary.counts["pending"] == 0
     assert table.loc["fine", "status"] == "ok"
     failed = table.query("status == 'failed'")
-    assert {"null photo", "gone", "climbing", "../../escape.jpg", "/etc/escape.jpg"} <= set(
-        failed.index
-    )
+    assert {
+        "endless",
+        "pipe",
+        "null photo",
+        "gone",
+        "climbing",
+        "../../escape.jpg",
+        "/etc/escape.jpg",
+    } <= set(failed.index)
     assert failed["error_message"].str.len().gt(10).all()
-    written = {p for p in tmp_path.rglob("*")} - before
+    written = set(tmp_path.rglob("*")) - before
     assert all(str(p).startswith(spec.out) for p in written)
 
 
-@pytest.mark.parametrize("column", ["seed", "target", "image_uri"])
-def test_a_column_of_the_wrong_type_is_refused_or_fails_its_rows(tmp_path, column):
+@pytest.mark.parametrize("column", ["seed", "target"])
+def test_a_value_of_the_wrong_type_fails_its_row(tmp_path, column):
     photos = collection(tmp_path / "photos", 2)
-    columns = {"image_uri": [str(photos / "p000.jpg"), str(photos / "sub/p001.jpg")]}
-    columns[column] = ["not a number", "nor this"] if column != "image_uri" else [1.5, 2.5]
+    uris = [str(photos / "p000.jpg"), str(photos / "sub/p001.jpg")]
     path = tmp_path / "manifest.parquet"
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pa.table({"image_uri": uris, column: ["not a number", None]}), path)
     spec = spec_of(path)
-    from manifests.errors import ManifestError
+    assert run_job(spec).counts["failed"] == 1
+    failed = results(spec).query("status == 'failed'")
+    assert failed["error_message"].str.contains(column).all()
 
-    try:
-        summary = run_job(spec)
-    except ManifestError as error:
-        assert column in str(error)
-    else:
-        assert summary.counts["failed"] == 2
-        assert results(spec)["error_message"].str.contains(column).all()
+
+def test_a_manifest_without_photos_is_refused_whole(tmp_path):
+    path = tmp_path / "manifest.parquet"
+    pq.write_table(pa.table({"picture": ["a.jpg"]}), path)
+    with pytest.raises(ManifestError, match="no column image_uri"):
+        run_job(spec_of(path))
