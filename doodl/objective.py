@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from doodl.adjoint import generate_with_grad
@@ -142,7 +141,7 @@ class EnhanceProblem:
             images, num_crops, size, cut_power=self.config.cut_power, generators=generators
         )
         if self.config.whole_view:
-            whole = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+            whole = self.guide.tower.resize(images)
             crops = torch.cat([crops.view(batch, num_crops, 3, size, size), whole[:, None]], 1)
             crops = crops.flatten(0, 1)
         return self.guide(crops).view(batch, -1).mean(1)

@@ -31,8 +31,16 @@ class ImageTower(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, clip: Any, size_px: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(
+        self,
+        clip: Any,
+        size_px: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: str = "bicubic",
+    ) -> None:
         super().__init__()
+        self.interpolation = interpolation
         self.clip = clip.eval().requires_grad_(False)
         self.size_px = size_px
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -42,13 +50,19 @@ class ImageTower(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.clip.parameters()).dtype
 
-    def forward(self, images: Tensor) -> Tensor:
-        images = clamp_straight_through(images / 2 + 0.5)
+    def resize(self, images: Tensor) -> Tensor:
+        """Return images at the network's input size, as it was trained to see them.
+
+        The whole frame is squeezed to the square: a centre crop would hide the borders.
+        """
         if images.shape[-2:] != (self.size_px, self.size_px):
-            # The whole frame is squeezed to the square: a centre crop would hide the borders.
             images = F.interpolate(
-                images, (self.size_px, self.size_px), mode="bicubic", antialias=True
+                images, (self.size_px, self.size_px), mode=self.interpolation, antialias=True
             )
+        return images
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.resize(clamp_straight_through(images / 2 + 0.5))
         images = (images - self.mean) / self.std
         embeddings = self.clip.encode_image(images.to(self.dtype)).float()
         return F.normalize(embeddings, dim=-1)
@@ -106,4 +120,5 @@ def load_tower(
     config = getattr(visual, "preprocess_cfg", {}) or {}
     mean = config.get("mean", getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
     std = config.get("std", getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
-    return ImageTower(clip.to(dtype), int(size), tuple(mean), tuple(std)).to(device)
+    interpolation = config.get("interpolation", "bicubic")
+    return ImageTower(clip.to(dtype), int(size), tuple(mean), tuple(std), interpolation).to(device)

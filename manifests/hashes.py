@@ -151,13 +151,13 @@ def _with_stats(files: pa.Table) -> tuple[pa.Table, dict[int, OSError]]:
 
 
 def _stat(uri: str) -> tuple[int | None, int | None]:
-    path = local_path(uri)
+    if is_inline(uri):
+        return None, None
+    path = uri if uri.startswith("/") else local_path(uri)
     if path is not None:
-        if is_inline(uri):
-            return None, None
         status = os.stat(path)  # noqa: PTH116 (a million of them)
-        if not stat.S_ISREG(status.st_mode):
-            # A pipe or a device would be read for ever.
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            # A pipe or a device would be read for ever; a folder says so itself.
             raise OSError(errno.EINVAL, "not a regular file")
         return status.st_size, status.st_mtime_ns
     from pyarrow import fs

@@ -61,7 +61,7 @@ class ScorerRecipe:
                 "size": self.image_size_px,
                 "mean": [0.5, 0.5, 0.5],
                 "std": [0.25, 0.25, 0.25],
-                "interpolation": "bicubic",
+                "interpolation": "bilinear",
                 "resize_mode": "squash",
             },
         }
