@@ -83,6 +83,7 @@ class EditConfig:
         whole_view: the loss also sees the whole frame.
         transfer_in_loss: the loss also sees the change as it will be delivered.
         fidelity_weight: weight of the mean squared change of the transferred frame.
+        neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
     """
 
@@ -94,6 +95,7 @@ class EditConfig:
     whole_view: bool = False
     transfer_in_loss: bool = False
     fidelity_weight: float = 0.0
+    neutral_weight: float = 0.0
     stop_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:

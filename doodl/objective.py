@@ -37,6 +37,16 @@ class Aim:
         return after > before if self.direction == "up" else after < before
 
 
+_NEUTRAL_CHROMA = 0.12
+"""Chroma, in [-1, 1] units, at which a pixel stops being taken for white, grey or black."""
+
+
+def chroma(images: Tensor) -> Tensor:
+    """Return the colour without its lightness, (B, 2, H, W): R - G and B - (R + G) / 2."""
+    red, green, blue = images.unbind(1)
+    return torch.stack([red - green, blue - (red + green) / 2], 1)
+
+
 @dataclass(frozen=True)
 class EnhanceProblem:
     """Optimise the score of the decoded image and of the photo as it will be delivered.
@@ -107,11 +117,20 @@ class EnhanceProblem:
         scores = torch.stack([self._mean_score(source, generators) for source in sources])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.transfer_in_loss):
             final_scores = self.guide(delivered)
-        change = (delivered - self.views).square().mean((1, 2, 3))
-        penalty = config.fidelity_weight * change
+        penalty = self._penalty(delivered)
         loss = self._loss(scores).sum(0) + penalty
         value = self._loss(final_scores[None])[0] + penalty
         return Judgement(loss, value.detach(), self._good_enough(final_scores.detach()))
+
+    def _penalty(self, delivered: Tensor) -> Tensor:
+        """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
+        config, change = self.config, delivered - self.views
+        penalty = config.fidelity_weight * change.square().mean((1, 2, 3))
+        if config.neutral_weight:
+            neutral = torch.exp(-chroma(self.views).square().sum(1) / _NEUTRAL_CHROMA**2)
+            tint = chroma(change).square().sum(1)
+            penalty = penalty + config.neutral_weight * (neutral * tint).mean((1, 2))
+        return penalty
 
     def keep(self, indices: Sequence[int]) -> EnhanceProblem:
         index = list(indices)

@@ -260,67 +260,11 @@ class OutputFolder:
     def _committed(
         self, columns: list[str], *, since: int, only: pa.Array | None = None
     ) -> pa.Table:
-        redo_epoch = self._epochs()[1]
-        # Staged rows first: a row compacted meanwhile is then seen twice and counted once, never
-        # missed.
-        staged, _ = compaction.choose(compaction.load_staged(self.storage), redo_epoch)
         schema = with_extras(RESULT_SCHEMA, self.extras)
         schema = pa.schema([schema.field(name) for name in columns])
-        waiting = {row.row_id: row for row in staged}
-        tables = []
-        for number in list_parts(self.storage, RESULTS):
-            path = part_path(RESULTS, number)
-            with open_part(self.storage, path) as file:
-                epoch = epoch_of_schema(file.schema_arrow)
-            if epoch >= since:
-                table = _fitted(read_part(self.storage, path, columns), schema)
-                if only is not None:
-                    table = table.filter(pc.is_in(table["row_id"], only))
-                tables.append(_without_superseded(self.storage, table, number, waiting, redo_epoch))
-        rows = [r for r in waiting.values() if r.epoch >= since]
-        if only is not None:
-            named = set(only.to_pylist())
-            rows = [r for r in rows if r.row_id in named]
-        if rows:
-            tables.append(_fitted(staged_table(rows, self.extras).select(columns), schema))
-        return pa.concat_tables([schema.empty_table(), *tables])
+        redo_epoch = self._epochs()[1]
+        return committed_rows(self.storage, schema, redo_epoch=redo_epoch, since=since, only=only)
 
     def read_photo(self, result: ResultRow) -> bytes | None:
         """Return the delivered file of a result: from `edited/`, else from the images parts."""
-        if result.edited_uri is not None:
-            try:
-                return self.storage.read(result.edited_uri)
-            except FileNotFoundError:
-                pass
-        for number in list_parts(self.storage, IMAGES):
-            path = part_path(IMAGES, number)
-            held = read_part(self.storage, path, ["row_id"])["row_id"]
-            index = pc.index(held, result.row_id).as_py()
-            if index >= 0:
-                images = read_part(self.storage, path, ["edited_image"])["edited_image"]
-                return images[index].as_py()["bytes"]
-        return None
-
-
-def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    return table.select(schema.names).cast(schema)
-
-
-def _without_superseded(
-    storage: Storage,
-    table: pa.Table,
-    number: int,
-    waiting: dict[str, compaction.StagedRow],
-    redo_epoch: int,
-) -> pa.Table:
-    """Return a part's rows less those a staged row supersedes; forget staged rows that do not."""
-    if not waiting or table.num_rows == 0:
-        return table
-    published = compaction.find_in_part(storage, number, pa.array(list(waiting), pa.string()))
-    gone = []
-    for row_id, row in published.items():
-        if compaction.supersedes(waiting[row_id], row, redo_epoch):
-            gone.append(row_id)
-        else:
-            del waiting[row_id]
-    return table.filter(pc.invert(pc.is_in(table["row_id"], pa.array(gone, pa.string()))))
+        return read_photo(self.storage, result)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.identity import hash_bytes, hash_file
-from manifests.inline import is_inline, read_input
+from manifests.inline import filesystem_of, is_inline, read_input
 from manifests.paths import local_path
 from manifests.storage import Storage
 
@@ -162,7 +162,7 @@ def _stat(uri: str) -> tuple[int | None, int | None]:
         return status.st_size, status.st_mtime_ns
     from pyarrow import fs
 
-    filesystem, name = fs.FileSystem.from_uri(uri)
+    filesystem, name = filesystem_of(uri)
     info = filesystem.get_file_info(name)
     if info.type == fs.FileType.NotFound:
         raise FileNotFoundError(f"{uri} does not exist")

@@ -7,6 +7,7 @@ needs the photo reads it there.
 
 from __future__ import annotations
 
+import errno
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -42,11 +43,22 @@ def read_input(uri: str) -> bytes:
     path = local_path(uri)
     if path is not None:
         return Path(path).read_bytes()
-    from pyarrow import fs
-
-    filesystem, name = fs.FileSystem.from_uri(uri)
+    filesystem, name = filesystem_of(uri)
     with filesystem.open_input_stream(name) as stream:
         return stream.read()
+
+
+def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """Return the storage a URI names, and the path in it.
+
+    Raises: OSError if pyarrow knows no such storage.
+    """
+    from pyarrow import fs
+
+    try:
+        return fs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(errno.EINVAL, f"no storage known by that URI ({error})") from error
 
 
 def _read_inline(path: str, row: int) -> bytes:

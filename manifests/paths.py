@@ -137,7 +137,8 @@ def local_path(uri: str) -> str | None:
     A `file://` URI may hold any bytes, percent-encoded: file names that are not UTF-8 travel so.
     """
     if uri.startswith("file://"):
-        return os.fsdecode(unquote_to_bytes(uri[len("file://") :]))
+        _, slash, path = uri[len("file://") :].partition("/")  # before the slash: a host
+        return os.fsdecode(unquote_to_bytes(slash + path))
     return None if has_scheme(uri) else uri
 
 

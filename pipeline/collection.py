@@ -56,6 +56,11 @@ class OutputView:
 
     def delivered(self, record: dict[str, Any]) -> bytes | None:
         """Return the delivered file's bytes of a record, None if there is none to be found."""
+        if record["edited_uri"] is not None:
+            try:
+                return self.folder.storage.read(record["edited_uri"])
+            except FileNotFoundError:
+                pass  # moved away; the images parts may hold it
         row = self.folder.rows([record["row_id"]]).get(record["row_id"])
         return None if row is None else self.folder.read_photo(row)
 

@@ -36,12 +36,16 @@ def improve(image: Tensor, amount: Tensor) -> Tensor:
     return image.lerp(best, b)
 
 
-def natural_score(image: Tensor) -> Tensor:
+def natural_score(image: Tensor, best: Tensor | None = None) -> Tensor:
     """(B,) scores of undamaged photos, from their distance to their improved versions.
 
     An already excellent photo gets 9.4; typical ones lie between 7.5 and 9.
+
+    Args:
+        best: the fully improved images, if they are at hand.
     """
-    best = improve(image, torch.ones(len(image), device=image.device))
+    if best is None:
+        best = improve(image, torch.ones(len(image), device=image.device))
     distance = (best - image).square().mean((1, 2, 3)).sqrt()
     return _BEST_SCORE - (14 * distance).clamp(0, 2.2)
 

@@ -79,7 +79,7 @@ RECIPES = {
     "judge": ScorerRecipe(
         name="judge",
         vision_cfg={
-            "timm_model_name": "convnext_zepto_rms",
+            "timm_model_name": "test_resnet",
             "timm_pool": "",
             "timm_proj": "linear",
             "image_size": 64,
@@ -87,18 +87,18 @@ RECIPES = {
         text_width=64,
         share=(0.5, 0.8),
         left_out=(*UNSEEN, "patchy_haze", "flat_midtones", "tinted_midtones"),
+        learning_rate=2.5e-3,
     ),
     "referee": ScorerRecipe(
         name="referee",
         vision_cfg={
-            "timm_model_name": "test_resnet",
+            "timm_model_name": "convnext_zepto_rms",
             "timm_pool": "",
             "timm_proj": "linear",
-            "image_size": 96,
+            "image_size": 64,
         },
         text_width=64,
         share=(0.8, 1.0),
         left_out=("hazy", "dull", "low_contrast", "tinted_whites", "mosaic", "blotchy"),
-        learning_rate=2e-3,
     ),
 }

@@ -21,7 +21,9 @@ __all__ = ["train_scorer"]
 
 # From this share of the budget on, batches also hold round trips and attacked photos.
 _ROBUST_FROM = 0.35
+_ROUND_TRIP_SHARE = 0.15
 _ROUND_TRIP_COST = 0.3
+_ATTACK_SHARE = 0.5
 
 
 def train_scorer(
@@ -61,23 +63,25 @@ def train_scorer(
         versions = make_versions(crops, recipe.degradations, generator)
         image, target = versions.image, versions.target
         robust = progress >= _ROBUST_FROM
-        if robust and autoencoder is not None and rng.random() < 0.3:
+        if robust and autoencoder is not None and rng.random() < _ROUND_TRIP_SHARE:
             with torch.no_grad(), autocast(device):
                 decoded = autoencoder(image * 2 - 1).sample.float()
             image = (decoded / 2 + 0.5).clamp(0, 1)
             target = target - _ROUND_TRIP_COST
-        if robust and rng.random() < 0.6:
+        victims = len(crops) // 2 if robust and rng.random() < _ATTACK_SHARE else 0
+        if victims:
             scorer.eval()
-            attacked, cost = attack(scorer, crops, autoencoder, generator)
+            attacked, cost = attack(scorer, crops[:victims], autoencoder, generator)
             image = torch.cat((image, attacked))
-            target = torch.cat((target, versions.target[len(crops) : 2 * len(crops)] - cost))
+            target = torch.cat((target, versions.target[len(crops) :][:victims] - cost))
         image = _zoomed(image, rng)
         scorer.train()
         with autocast(device):
             embeddings = scorer.embed(image)
         scores = (embeddings @ scorer.head.weight.T + scorer.head.bias)[:, 0]
         regression = F.huber_loss(scores, target, delta=1.0)
-        ranking = ranking_loss(scores, target, photos_per_batch)
+        count = 4 * photos_per_batch
+        ranking = ranking_loss(scores[:count], target[:count], photos_per_batch)
         labels = [photos.labels[i] for i in chosen]
         contrast = _caption_loss(scorer, embeddings, versions, labels, tokenizer, rng)
         loss = regression + ranking + 0.4 * contrast

@@ -40,10 +40,12 @@ def make_versions(
     count = len(photo)
     device = photo.device
     amount = (0.4 + 0.6 * torch.rand(count, generator=generator)).to(device)
-    natural = natural_score(photo)
-    best = natural_score(improve(photo, torch.ones_like(amount))).maximum(natural)
-    improved = improve(photo, amount)
-    improved_target = natural + amount * (best.clamp_min(9.0) - natural)
+    best = improve(photo, torch.ones_like(amount))
+    natural = natural_score(photo, best)
+    improved = photo.lerp(best, amount.view(-1, 1, 1, 1))
+    improved_target = natural + amount * (
+        natural_score(best).clamp_min(9.0).maximum(natural) - natural
+    )
 
     from_improved = (torch.rand(count, generator=generator) < 0.5).to(device)
     severe = (0.05 + 0.95 * torch.rand(count, generator=generator) ** 1.3).to(device)

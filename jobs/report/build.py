@@ -28,10 +28,21 @@ class Card:
     fidelity: str
 
 
-def build_report(out: str, *, on_row: Callable[[], None] | None = None) -> Path:
+_GROUPS = (
+    ("Delivered", "ok"),
+    ("Rejected: the edit did not improve the photo", "rejected"),
+    ("Left alone: already good", "skipped"),
+)
+
+MAX_PICTURES = 1000
+"""Photos shown of each group: making the thumbnails of 40,000 would take longer than the night."""
+
+
+def build_report(out: str, *, max_pictures: int = MAX_PICTURES) -> Path:
     """Write OUT/report/index.html with its thumbnails and return its path.
 
-    A photo that cannot be shown (moved, unreadable) keeps its row, without a picture.
+    A photo that cannot be shown (moved, unreadable) keeps its row, without a picture. Of a group
+    larger than max_pictures an even sample is shown, and the page says so.
     Raises: ManifestError if OUT is not an output folder.
     """
     view = OutputView(out)
@@ -39,29 +50,30 @@ def build_report(out: str, *, on_row: Callable[[], None] | None = None) -> Path:
     thumbnails = folder / "thumbnails"
     thumbnails.mkdir(parents=True, exist_ok=True)
     rows = view.result_records()
-    cards: dict[str, list[Card]] = {"ok": [], "rejected": [], "skipped": []}
-    for row in rows:
-        if row["status"] in cards:
-            cards[row["status"]].append(_card(view, row, thumbnails))
-        if on_row is not None:
-            on_row()
+    groups = []
+    for title, status in _GROUPS:
+        group = [row for row in rows if row["status"] == status]
+        shown = _sample(group, max_pictures)
+        groups.append((title, len(group), [_card(view, row, thumbnails) for row in shown]))
     page = (
         _environment()
         .get_template("page.html.jinja")
         .render(
             job=view.job_facts(),
             facts=_facts(rows),
-            groups=[
-                ("Delivered", cards["ok"]),
-                ("Rejected: the edit did not improve the photo", cards["rejected"]),
-                ("Left alone: already good", cards["skipped"]),
-            ],
+            groups=groups,
             failures=[row for row in rows if row["status"] == "failed"],
         )
     )
     index = folder / "index.html"
     _write(index, page.encode("utf-8", "replace"))
     return index
+
+
+def _sample(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    if len(rows) <= count:
+        return rows
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _card(view: OutputView, row: dict[str, Any], thumbnails: Path) -> Card:

@@ -400,6 +400,45 @@ def test_start_survives_a_crash_at_each_of_its_boundaries(root: Path) -> None:
     assert _crash_everywhere(root, lambda h: h.start_run(redo=True)) >= 4
 
 
+def test_worker_left_from_before_a_redo_does_not_undo_it(root: Path) -> None:
+    harness = Harness(root)
+    first = harness.result("a.jpg")
+    harness.commit(first)
+    harness.compact()
+    harness.start_run(redo=True)
+    harness.commit(harness.result("a.jpg"))
+    harness.commit(replace(first), epoch=1)
+    harness.check_done()
+    assert harness.truth["a.jpg"].epoch == 2
+    harness.finish()
+
+
+def test_failure_of_work_that_succeeded_is_dropped_in_any_order(root: Path) -> None:
+    for number, fails in enumerate(([True, False], [False, True])):
+        for compacts in (True, False):
+            harness = Harness(root / f"{number}{compacts}")
+            for fail in fails:
+                harness.commit(harness.result("a.jpg", fails=fail))
+                if compacts:
+                    harness.compact()
+            harness.finish()
+            assert harness.truth["a.jpg"].status == "ok"
+
+
+def test_worker_of_an_earlier_run_does_not_bring_the_old_photo_back(root: Path) -> None:
+    harness = Harness(root)
+    old = harness.result("a.jpg")
+    harness.commit(old)
+    harness.compact()
+    harness.start_run()
+    harness.versions["a.jpg"] += 1
+    harness.commit(harness.result("a.jpg"))
+    harness.compact()
+    harness.commit(replace(old), epoch=1)
+    harness.finish()
+    assert harness.truth["a.jpg"].work_key != old.work_key
+
+
 def test_file_is_durable_before_its_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,4 +121,5 @@ def test_path_of_any_bytes_travels_as_text() -> None:
     uri = path_uri(odd)
     assert uri == "file:///photos/%FF%2541.jpg"
     assert local_path(uri) == odd
+    assert local_path("file://localhost/photos/a.jpg") == "/photos/a.jpg"
     assert local_path("s3://bucket/a.jpg") is None

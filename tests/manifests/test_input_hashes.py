@@ -110,7 +110,8 @@ def test_damaged_memory_only_costs_reading(photos: Path, tmp_path: Path, read: l
 
 
 def test_photo_that_cannot_be_read_is_its_rows_error(photos: Path, tmp_path: Path) -> None:
-    uris = ["photos/a.jpg", "photos/gone.jpg", "photos"]
+    os.mkfifo(photos / "pipe")
+    uris = ["photos/a.jpg", "photos/gone.jpg", "photos", "photos/pipe", "gopher://host/a.jpg"]
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"image_uri": uris}), path)
     rows = hash_inputs(read_manifest(path), None).to_pylist()
@@ -118,6 +119,8 @@ def test_photo_that_cannot_be_read_is_its_rows_error(photos: Path, tmp_path: Pat
         None,
         "FileNotFoundError",
         "IsADirectoryError",
+        "OSError",
+        "OSError",
     ]
     assert rows[1]["row_error"] == "photo cannot be read: No such file or directory"
     assert rows[0]["image_hash"] == hash_bytes(b"a" * 100)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.commits import OutputFolder
-from manifests.copies import commit_copy
 from manifests.errors import CommitError, OutputCorruptError
 from manifests.hashes import hash_inputs
 from manifests.identity import input_key, work_key
 from manifests.paths import edited_relpath
 from manifests.plan import plan_rows
-from manifests.rows import ManifestRow, ResultRow
+from manifests.rows import ResultRow
 from manifests.scan import scan_photos
 from manifests.schemas import IMAGE_SCHEMA, RESULT_SCHEMA
 from manifests.storage import ArrowStorage, LocalStorage
@@ -118,23 +118,23 @@ def test_image_column_is_the_one_hugging_face_decodes(out: OutputFolder) -> None
 
 def test_rows_with_the_same_work_do_not_clash(out: OutputFolder) -> None:
     first = commit(out, result("a.jpg", score_before=5.0))
-    copied = commit_copy(out, first, ManifestRow("b/copy.png", "/photos/b/copy.png"))
-    assert copied.work_key == first.work_key
+    commit(out, replace(first, row_id="b/copy.png"))
     assert compact(out) == 2
     rows = out.rows(["a.jpg", "b/copy.png", "nowhere"])
     assert sorted(rows) == ["a.jpg", "b/copy.png"]
-    assert rows["b/copy.png"].score_before == 5.0
+    assert rows["b/copy.png"].work_key == first.work_key
     assert rows["b/copy.png"].edited_uri == "edited/b/copy.png.jpg"
-    assert out.read_photo(rows["b/copy.png"]) == out.read_photo(rows["a.jpg"])
-    Path(out.uri, "edited/a.jpg").unlink()
-    assert commit_copy(out, rows["a.jpg"], ManifestRow("c.jpg")).row_id == "c.jpg"  # from images/
 
 
-def test_copy_of_a_photo_that_is_gone_is_refused(out: OutputFolder) -> None:
-    row = commit(out, result("a.jpg"), images="files")
-    Path(out.edited_path(str(row.edited_uri))).unlink()
-    with pytest.raises(CommitError, match=r"edited/a.jpg is gone"):
-        commit_copy(out, row, ManifestRow("b.jpg"))
+def test_photo_whose_file_is_gone_is_read_from_the_images(out: OutputFolder) -> None:
+    both = commit(out, result("a.jpg"))
+    file_only = commit(out, result("b.jpg"), images="files")
+    compact(out)
+    for row in (both, file_only):
+        Path(out.edited_path(str(row.edited_uri))).unlink()
+    assert out.read_photo(both) == f"photo of a.jpg {both.work_key}".encode()
+    assert out.read_photo(file_only) is None
+    assert out.read_photo(result("c.jpg", "failed")) is None
 
 
 @pytest.mark.parametrize("relpath", ["../x.jpg", "/x.jpg", "a/../../x.jpg", "", "C:/x.jpg", "a\\b"])
