@@ -14,22 +14,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests import compaction
 from manifests import job as jobs
 from manifests.checkpoints import Checkpoints
+from manifests.committed import committed_rows, read_photo
 from manifests.compaction import PART_BYTES, RecoveryReport
 from manifests.errors import CommitError
 from manifests.ledger import Ledger, read_ledger
 from manifests.locks import IfRunning, driver_lock
-from manifests.parts import IMAGES, RESULTS, list_parts, open_part, part_path, read_part
-from manifests.parts import epoch_of as epoch_of_schema
+from manifests.overwrites import keep_overwritten, restore_overwritten
+from manifests.parts import read_part
 from manifests.paths import is_safe_relpath
 from manifests.rows import ResultRow, result_rows
 from manifests.schemas import RESULT_SCHEMA, with_extras
-from manifests.staging import STAGING, encode_staged, staged_name, staged_table
+from manifests.staging import STAGING, encode_staged, staged_name
 from manifests.storage import LocalStorage, Storage, open_storage
 
 MANIFEST_FILE = "_manifest.parquet"
@@ -154,8 +154,10 @@ class OutputFolder:
             raise CommitError(
                 f"relpath (={relpath!r}) leaves {EDITED}/; take it from edited_relpath()."
             )
-        self.storage.write(f"{EDITED}/{relpath}", data)
-        return f"{EDITED}/{relpath}"
+        edited_uri = f"{EDITED}/{relpath}"
+        keep_overwritten(self.storage, edited_uri, self._epochs()[0])
+        self.storage.write(edited_uri, data)
+        return edited_uri
 
     def edited_path(self, edited_uri: str) -> str:
         """Return the full path or URI of a result's `edited_uri`."""
@@ -187,6 +189,7 @@ class OutputFolder:
         _, _, report.late_dropped = compaction.settle(
             self.storage, self._epochs()[1], report.quarantined
         )
+        report.photos_restored = restore_overwritten(self.storage)
         return report
 
     def compact(

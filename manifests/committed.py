@@ -50,9 +50,13 @@ def committed_rows(
             epoch = epoch_of(file.schema_arrow)
         if epoch < since:
             continue
+        if only is not None:
+            held = pc.is_in(read_part(storage, path, ["row_id"])["row_id"], only)
+            if not pc.any(held).as_py():
+                continue
         table = read_part(storage, path, schema.names).select(schema.names).cast(schema)
         if only is not None:
-            table = table.filter(pc.is_in(table["row_id"], only))
+            table = table.filter(held)
         tables.append(_without_superseded(storage, table, number, waiting, redo_epoch))
     named = None if only is None else set(only.to_pylist())
     rows = [

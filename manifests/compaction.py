@@ -14,23 +14,19 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from manifests.overwrites import forget_overwritten
 from manifests.parts import (
     IMAGES,
     RESULTS,
     ImagePartWriter,
     drop_images,
     drop_results,
-    epoch_of,
     list_parts,
-    open_part,
     part_path,
-    read_part,
     write_results_part,
 )
 from manifests.settling import PublishedRow, quarantine, settle
@@ -56,6 +52,7 @@ class RecoveryReport:
 
     intents_redone: int = 0
     late_dropped: int = 0
+    photos_restored: int = 0
     temporaries_removed: int = 0
     quarantined: list[str] = field(default_factory=list)
 
@@ -74,6 +71,7 @@ def compact_all(
         storage.write(path, json.dumps(intent).encode())
         _carry_out(storage, intent, extras)
         storage.delete(path)
+        forget_overwritten(storage, chunk)
     return len(rows)
 
 

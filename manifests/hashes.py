@@ -70,7 +70,7 @@ def hash_inputs(
     hashes = _remembered(files, known)
     fresh = _hash_missing(files, hashes, errors, workers, progress)
     if fresh:
-        hashes = _filled(files, hashes, fresh)
+        hashes = _filled(hashes, fresh)
         _write_cache(storage, known, files, fresh)
     photo_hashes = hashes.slice(0, photos.num_rows)
     photo_errors = {i: e for i, e in errors.items() if i < photos.num_rows}
@@ -223,10 +223,7 @@ def _nulls(array: pa.ChunkedArray) -> list[int]:
     return pc.indices_nonzero(pc.is_null(array)).to_pylist() if array.null_count else []
 
 
-def _filled(
-    files: pa.Table, hashes: pa.ChunkedArray, fresh: dict[int, tuple[str, int]]
-) -> pa.ChunkedArray:
-    del files
+def _filled(hashes: pa.ChunkedArray, fresh: dict[int, tuple[str, int]]) -> pa.ChunkedArray:
     if len(fresh) == len(hashes):
         return pa.chunked_array([pa.array([fresh[i][0] for i in range(len(hashes))], pa.string())])
     values: list[Any] = hashes.to_pylist()

@@ -63,6 +63,12 @@ class Storage(Protocol):
     def delete(self, path: str) -> None:
         """Remove a file; nothing happens if there is none."""
 
+    def link(self, path: str, other: str) -> None:
+        """Let `other` hold the file's bytes too, unless there is a file of that name already."""
+
+    def move(self, path: str, other: str) -> None:
+        """Give a file another name, over any file of that name."""
+
     def clear_temporary(self) -> int:
         """Remove what a killed writer left half done, and return how many files that was."""
 
@@ -149,6 +155,26 @@ class LocalStorage:
         with suppress(FileNotFoundError):
             self._unlink(self.local(path))
 
+    def link(self, path: str, other: str) -> None:
+        target = self.local(other)
+        if target.exists():
+            return
+        self._make_folder(target.parent)
+        try:
+            self._link(self.local(path), target)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            self.write(other, self.read(path))
+        self._sync_folder(target.parent)
+
+    def move(self, path: str, other: str) -> None:
+        target = self.local(other)
+        self._make_folder(target.parent)
+        self._rename(self.local(path), target)
+        self.delete(path)  # POSIX: to rename one of two links onto the other does nothing
+        self._sync_folder(target.parent)
+
     def clear_temporary(self) -> int:
         entries = self.files(TEMP_FOLDER)
         for entry in entries:
@@ -179,6 +205,9 @@ class LocalStorage:
 
     def _rename(self, source: Path, target: Path) -> None:
         source.replace(target)
+
+    def _link(self, source: Path, target: Path) -> None:
+        target.hardlink_to(source)
 
     def _unlink(self, path: Path) -> None:
         path.unlink()
@@ -263,6 +292,14 @@ class ArrowStorage:
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
             self._fs.delete_file(self._path(path))
+
+    def link(self, path: str, other: str) -> None:
+        if not self.exists(other):
+            self.write(other, self.read(path))
+
+    def move(self, path: str, other: str) -> None:
+        self.write(other, self.read(path))
+        self.delete(path)
 
     def clear_temporary(self) -> int:
         return 0  # a PUT leaves nothing half done

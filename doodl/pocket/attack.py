@@ -7,6 +7,7 @@ from torch import Tensor
 
 from doodl.pocket.autoencoder import PatchAutoencoder
 from doodl.pocket.corrupt import gaussian_blur
+from doodl.pocket.improve import natural_score
 from doodl.pocket.loop import autocast
 from doodl.pocket.scorer import Scorer
 
@@ -15,6 +16,7 @@ __all__ = ["attack"]
 # Score points lost per unit of RMS change, in pixels ([0, 1]) and in whitened latents.
 _PIXEL_COST = 40.0
 _LATENT_COST = 2.5
+_STAIN_COST = 25.0
 
 
 def attack(
@@ -23,38 +25,63 @@ def attack(
     autoencoder: PatchAutoencoder | None,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Photos (B, 3, H, W) moved along the score's gradient without its smooth part, and the cost.
+    """Photos (B, 3, H, W) moved along the score's gradient, and the scores (B,) they deserve.
 
-    Half of the photos are moved up, half down; both lose (B,) points. What remains of a gradient
-    when its smooth part is taken out is texture that no photographer would add; a change of tone
-    is left alone, since that is what an edit should do. With an autoencoder, every other batch is
-    attacked in its latents.
+    Without an autoencoder, pixels are moved; with one, mostly latents. A rough step keeps only
+    what a blur of the gradient removes: texture that no photographer would add, paid for by its
+    size. A smooth step keeps the blur; as far as it is one change of tone over the whole frame it
+    counts as such, and what remains are stains of light and colour, which are paid for.
     """
     draws = torch.rand(2, len(photo), generator=generator).to(photo.device)
-    sign = torch.where(draws[0] < 0.5, 1.0, -1.0).view(-1, 1, 1, 1)
-    latent = autoencoder is not None and bool(torch.rand((), generator=generator) < 0.6)
-    if latent and autoencoder is not None:
-        with torch.no_grad():
-            code = autoencoder.encode(photo * 2 - 1).latents
-        size = 0.05 + 0.5 * draws[1]
-        step = _rough_gradient(
-            lambda z: scorer.score((autoencoder.decode(z).sample / 2 + 0.5).clamp(0, 1)), code, 1.5
-        )
-        with torch.no_grad():
-            moved = autoencoder.decode(code + sign * size.view(-1, 1, 1, 1) * step).sample
-        return (moved / 2 + 0.5).clamp(0, 1), _LATENT_COST * size
-    size = 0.004 + 0.045 * draws[1]
-    step = _rough_gradient(scorer.score, photo, 3.0)
-    return (photo + sign * size.view(-1, 1, 1, 1) * step).clamp(0, 1), _PIXEL_COST * size
+    kind = float(torch.rand((), generator=generator))
+    if autoencoder is None or kind < 0.25:
+        sign = torch.where(draws[0] < 0.5, 1.0, -1.0).view(-1, 1, 1, 1)
+        size = 0.004 + 0.045 * draws[1]
+        step = _gradient(scorer.score, photo, 3.0, rough=True)
+        moved = (photo + sign * size.view(-1, 1, 1, 1) * step).clamp(0, 1)
+        return moved, natural_score(photo) - _PIXEL_COST * size
+
+    with torch.no_grad():
+        code = autoencoder.encode(photo * 2 - 1).latents
+
+    def score_of(latents: Tensor) -> Tensor:
+        return scorer.score((autoencoder.decode(latents).sample / 2 + 0.5).clamp(0, 1))
+
+    rough = kind < 0.5
+    sigma = 1.5 if rough else 1.0 + 1.5 * float(torch.rand((), generator=generator))
+    step = _gradient(score_of, code, sigma, rough=rough)
+    # A smooth attack goes upward more often: that is what an edit will try.
+    sign = torch.where(draws[0] < (0.5 if rough else 0.75), 1.0, -1.0).view(-1, 1, 1, 1)
+    size = 0.05 + (0.5 if rough else 0.9) * draws[1]
+    with torch.no_grad():
+        moved = autoencoder.decode(code + sign * size.view(-1, 1, 1, 1) * step).sample
+        moved = (moved / 2 + 0.5).clamp(0, 1)
+        if rough:
+            return moved, natural_score(photo) - _LATENT_COST * size
+        source = (autoencoder.decode(code).sample / 2 + 0.5).clamp(0, 1)
+        toned = _global_tone(source, moved)
+        stains = (moved - toned).square().mean((1, 2, 3)).sqrt()
+        return moved, (natural_score(toned.clamp(0, 1)) - _STAIN_COST * stains).clamp_min(1.0)
 
 
-def _rough_gradient(score: Callable[[Tensor], Tensor], start: Tensor, sigma: float) -> Tensor:
-    """The gradient of `score` at `start` minus its blur, scaled to an RMS of 1 per photo."""
+def _global_tone(source: Tensor, moved: Tensor) -> Tensor:
+    """`source` under the gain and offset per channel that bring it nearest to `moved`."""
+    x, y = source.flatten(2), moved.flatten(2)
+    mean_x, mean_y = x.mean(2, keepdim=True), y.mean(2, keepdim=True)
+    gain = ((x - mean_x) * (y - mean_y)).mean(2, keepdim=True)
+    gain = gain / (x - mean_x).square().mean(2, keepdim=True).clamp_min(1e-6)
+    return (mean_y + gain * (x - mean_x)).view_as(source)
+
+
+def _gradient(
+    score: Callable[[Tensor], Tensor], start: Tensor, sigma: float, *, rough: bool
+) -> Tensor:
+    """The rough or the smooth part of the gradient of `score`, scaled to an RMS of 1 per photo."""
     point = start.detach().requires_grad_(True)
     with torch.enable_grad(), autocast(start.device):
         total = score(point).sum()
     (gradient,) = torch.autograd.grad(total, point)
     gradient = gradient.float()
-    sigmas = torch.full((len(start),), sigma, device=start.device)
-    rough = gradient - gaussian_blur(gradient, sigmas)
-    return rough / rough.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+    smooth = gaussian_blur(gradient, torch.full((len(start),), sigma, device=start.device))
+    part = gradient - smooth if rough else smooth
+    return part / part.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)

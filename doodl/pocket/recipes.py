@@ -12,7 +12,10 @@ EMBED_DIM = 256
 
 # Neither the guide nor the judge ever sees these in training, so that an evaluation of the edit
 # on them is honest.
-UNSEEN = ("faded", "uneven_light")
+UNSEEN = ("faded", "vignetted")
+
+# Colour is harder to learn than light: these are drawn twice as often.
+_DRAWN_TWICE = ("grey", "garish", "cast", "tinted_whites", "tinted_midtones")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class ScorerRecipe:
     def degradations(self) -> tuple[str, ...]:
         """The names in DEGRADATIONS it is trained on."""
         return tuple(name for name in DEGRADATIONS if name not in self.left_out)
+
+    @property
+    def draws(self) -> tuple[str, ...]:
+        """The names to draw a degradation from in training, some of them twice."""
+        names = self.degradations
+        return names + tuple(name for name in names if name in _DRAWN_TWICE)
 
     @property
     def image_size_px(self) -> int:
@@ -74,7 +83,7 @@ RECIPES = {
         vision_cfg={"layers": [1, 2, 2, 1], "width": 20, "image_size": 64},
         text_width=128,
         share=(0.0, 0.5),
-        left_out=(*UNSEEN, "vignetted"),
+        left_out=(*UNSEEN, "posterised"),
     ),
     "judge": ScorerRecipe(
         name="judge",

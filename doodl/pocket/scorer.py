@@ -25,6 +25,7 @@ class Scorer(nn.Module):
             {**model_cfg["vision_cfg"]},
             {**model_cfg["text_cfg"]},
         )
+        _amplify_colour(self.clip.visual)
         self.head = nn.Linear(model_cfg["embed_dim"], 1)
         # A unit embedding needs a head of this length to reach scores of 1 to 10 from the middle.
         nn.init.normal_(self.head.weight, std=5.0 / model_cfg["embed_dim"] ** 0.5)
@@ -57,6 +58,18 @@ class Scorer(nn.Module):
     def embed_text(self, tokens: Tensor) -> Tensor:
         """L2-normalised embeddings (B, D) of token ids (B, context length)."""
         return F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
+
+
+@torch.no_grad()
+def _amplify_colour(visual: nn.Module, gain: float = 4.0) -> None:
+    """Make the first convolution of an untrained image tower as sensitive to colour as to light.
+
+    Colour differences of photos vary several times less than their brightness; without this a
+    short training learns exposure and hardly notices a cast or a loss of colour.
+    """
+    first = next(m for m in visual.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
+    light = first.weight.mean(1, keepdim=True)
+    first.weight.copy_(light + gain * (first.weight - light))
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:

@@ -23,7 +23,7 @@ __all__ = ["train_scorer"]
 _ROBUST_FROM = 0.35
 _ROUND_TRIP_SHARE = 0.15
 _ROUND_TRIP_COST = 0.3
-_ATTACK_SHARE = 0.5
+_ATTACK_SHARE = 0.6
 
 
 def train_scorer(
@@ -60,7 +60,7 @@ def train_scorer(
         rng = random.Random(seed * 1_000_003 + step)
         chosen = torch.randint(len(photos), (photos_per_batch,), generator=generator).tolist()
         crops = random_crops(photos, chosen, (128, 128), generator, min_scale=0.5).to(device)
-        versions = make_versions(crops, recipe.degradations, generator)
+        versions = make_versions(crops, recipe.draws, generator)
         image, target = versions.image, versions.target
         robust = progress >= _ROBUST_FROM
         if robust and autoencoder is not None and rng.random() < _ROUND_TRIP_SHARE:
@@ -71,9 +71,9 @@ def train_scorer(
         victims = len(crops) // 2 if robust and rng.random() < _ATTACK_SHARE else 0
         if victims:
             scorer.eval()
-            attacked, cost = attack(scorer, crops[:victims], autoencoder, generator)
+            attacked, deserved = attack(scorer, crops[:victims], autoencoder, generator)
             image = torch.cat((image, attacked))
-            target = torch.cat((target, versions.target[len(crops) :][:victims] - cost))
+            target = torch.cat((target, deserved))
         image = _zoomed(image, rng)
         scorer.train()
         with autocast(device):

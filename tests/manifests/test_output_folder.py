@@ -330,6 +330,12 @@ def test_object_storage_holds_the_same_folder(tmp_path: Path) -> None:
     commit(out, result("0.jpg"))
     assert out.compact(force=True) == 1
     assert out.results()["status"].to_pylist() == ["ok"] * 3
+    before = out.storage.read("edited/1.jpg")
+    out.open_job(JOB)
+    OutputFolder(out.storage).write_edited("1.jpg", b"never committed")
+    out.open_job(JOB)
+    assert out.recover().photos_restored == 1
+    assert out.storage.read("edited/1.jpg") == before
     assert out.staged_count() == 0
     (tmp_path / "a.jpg").write_bytes(b"photo")
     inputs = hash_inputs(scan_photos(tmp_path), out.storage)
@@ -337,6 +343,22 @@ def test_object_storage_holds_the_same_folder(tmp_path: Path) -> None:
     with pytest.raises(CommitError, match="needs a local or mounted folder"), out.lock():
         pass
     store.delete_dir("bucket")
+
+
+def test_photo_is_kept_where_there_are_no_hard_links(
+    out: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: LocalStorage, source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(LocalStorage, "_link", refuse)
+    row = commit(out, result("a.jpg"))
+    out.open_job(JOB)
+    OutputFolder(out.uri).write_edited("a.jpg", b"never committed")
+    with out.lock():
+        out.open_job(JOB)
+        assert out.recover().photos_restored == 1
+    assert out.read_photo(row) == f"photo of a.jpg {row.work_key}".encode()
 
 
 def test_temporary_files_are_recognised_and_removed(out: OutputFolder) -> None:

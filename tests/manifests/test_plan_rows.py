@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.identity import input_key, work_key
-from manifests.plan import COMPUTED, STATES, PlanOptions, input_keys, plan_rows
+from manifests.keys import input_keys
+from manifests.plan import COMPUTED, STATES, PlanOptions, plan_rows
 from manifests.rows import manifest_rows
 from manifests.schemas import INPUT_SCHEMA
 
