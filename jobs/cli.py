@@ -25,16 +25,39 @@ manifest_app = typer.Typer(no_args_is_help=True, help="Tables that say what to d
 app.add_typer(models_app, name="models")
 app.add_typer(manifest_app, name="manifest")
 
+
+def _path(text: str) -> Path:
+    """Return the absolute path of a path or `file://` URI; other storage is not supported yet."""
+    from manifests.paths import local_path
+
+    path = local_path(text)
+    if path is None:
+        raise exits.UsageError(
+            f"{text} is not on a local or mounted file system; object stores are not supported yet."
+        )
+    return Path(path).expanduser().absolute()
+
+
+def _path_argument(help: str) -> Any:
+    return typer.Argument(help=help, parser=_path, metavar="PATH")
+
+
 Photos = Annotated[
-    Path, typer.Argument(help="A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
+    Path, _path_argument("A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
 ]
-OutArgument = Annotated[Path, typer.Argument(help="The output folder of a job.")]
+OutArgument = Annotated[Path, _path_argument("The output folder of a job.")]
 Out = Annotated[
-    Path | None, typer.Option(help="Output folder.  [default: PHOTOS-doodl beside the photos]")
+    Path | None,
+    typer.Option(
+        help="Output folder.  [default: PHOTOS-doodl beside the photos]",
+        parser=_path,
+        metavar="PATH",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Direction = Annotated[
-    str, typer.Option(help="Move the score: up, down, or target (with --target).")
+    str | None,
+    typer.Option(help="Move the score: up, down, or target (with --target).  [default: up]"),
 ]
 Target = Annotated[float | None, typer.Option(help="Score to reach; implies --direction target.")]
 Model = Annotated[
@@ -51,6 +74,7 @@ Strength = Annotated[float, typer.Option(help="Share of the change that is deliv
 Prompt = Annotated[str, typer.Option(help="What the photos show, for the denoiser; may be empty.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every row.  [default: from its work_key]")]
 Images = Annotated[str, typer.Option(help="Keep edited photos as: both, files or parquet.")]
+MaxPixels = Annotated[int, typer.Option(help="Photos of more pixels than this fail their row.")]
 StripGps = Annotated[bool, typer.Option("--strip-gps", help="Leave positions out of the results.")]
 Workers = Annotated[int, typer.Option(help="Worker processes; 0: one per core or accelerator.")]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
@@ -61,6 +85,16 @@ RowTimeout = Annotated[
 ]
 CheckpointEvery = Annotated[
     int, typer.Option(help="Iterations between checkpoints of a photo in work; 0: none.")
+]
+MaxAttempts = Annotated[
+    int, typer.Option(help="Workers that a photo may kill before it is given up.")
+]
+Breaker = Annotated[
+    int, typer.Option(help="Stop if so many photos fail and none succeeds; 0: never.")
+]
+Grace = Annotated[
+    float,
+    typer.Option(min=0.0, help="Seconds that photos in work get to finish after Ctrl-C or SIGTERM."),
 ]
 Redo = Annotated[bool, typer.Option("--redo", help="Do everything again, with these options.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute rows again that are done.")]
@@ -77,7 +111,7 @@ IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fai
 
 def spec_options(
     *,
-    direction: str,
+    direction: str | None,
     target: float | None,
     model: str,
     preset: str | None,
@@ -86,7 +120,7 @@ def spec_options(
 ) -> dict[str, Any]:
     """Return the options of a job spec from those of the command line."""
     options = {name: value for name, value in others.items() if value is not None}
-    options["direction"] = "target" if target is not None and direction == "up" else direction
+    options["direction"] = direction or ("up" if target is None else "target")
     options["target"], options["model"] = target, model
     if preset is not None:
         options["preset"] = preset
@@ -99,7 +133,9 @@ def _assignment(text: str) -> tuple[str, Any]:
 
     name, separator, value = text.partition("=")
     if not separator:
-        raise ValueError(f"--set {text!r} must be NAME=VALUE, as in optimiser.num_optim_steps=8.")
+        raise exits.UsageError(
+            f"--set {text!r} must be NAME=VALUE, as in optimiser.num_optim_steps=8."
+        )
     try:
         return name.strip(), json.loads(value)
     except json.JSONDecodeError:
@@ -110,7 +146,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 def enhance(
     photos: Photos,
     out: Out = None,
-    direction: Direction = "up",
+    direction: Direction = None,
     target: Target = None,
     model: Model = "auto",
     preset: Preset = None,
@@ -119,6 +155,7 @@ def enhance(
     prompt: Prompt = "",
     seed: Seed = None,
     images: Images = "both",
+    max_pixels: MaxPixels = 200_000_000,
     strip_gps: StripGps = False,
     workers: Workers = 0,
     batch_size: BatchSize = 1,
@@ -126,6 +163,9 @@ def enhance(
     device: Device = "auto",
     row_timeout: RowTimeout = 0.0,
     checkpoint_every: CheckpointEvery = 5,
+    max_attempts: MaxAttempts = 2,
+    breaker: Breaker = 20,
+    grace: Grace = 30.0,
     redo: Redo = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
@@ -147,8 +187,9 @@ def enhance(
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
-        num_workers=workers, batch_size=batch_size, runner=runner, device=device,
-        row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
+        max_pixels=max_pixels, num_workers=workers, batch_size=batch_size, runner=runner,
+        device=device, row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
+        max_attempts=max_attempts, breaker=breaker, grace_seconds=grace,
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
@@ -161,7 +202,7 @@ def enhance(
 def plan(
     photos: Photos,
     out: Out = None,
-    direction: Direction = "up",
+    direction: Direction = None,
     target: Target = None,
     model: Model = "auto",
     preset: Preset = None,
@@ -169,6 +210,7 @@ def plan(
     strength: Strength = 1.0,
     prompt: Prompt = "",
     seed: Seed = None,
+    max_pixels: MaxPixels = 200_000_000,
     strip_gps: StripGps = False,
     redo: Redo = False,
     force: Force = False,
@@ -186,7 +228,7 @@ def plan(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
-        strength=strength, prompt=prompt, seed=seed, strip_gps=strip_gps,
+        strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
@@ -197,7 +239,7 @@ def plan(
 
 @app.command()
 def run(
-    spec: Annotated[Path, typer.Argument(help="A job spec in JSON, as OUT/_state/spec.json.")],
+    spec: Annotated[Path, _path_argument("A job spec in JSON, as OUT/_state/spec.json.")],
     if_running: IfRunning = "fail",
     json: Json = False,
 ) -> None:
@@ -229,7 +271,7 @@ def report(out: OutArgument) -> None:
     """
     from jobs.report.build import build_report
 
-    console.out.print(str(build_report(str(out.absolute()))), markup=False)
+    console.result(str(build_report(str(out))))
 
 
 @app.command()
@@ -271,8 +313,8 @@ def doctor(json: Json = False) -> None:
 
 @manifest_app.command("build")
 def manifest_build(
-    photos: Annotated[Path, typer.Argument(help="A folder of photos.")],
-    manifest: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    photos: Annotated[Path, _path_argument("A folder of photos.")],
+    manifest: Annotated[Path, _path_argument("The Parquet file to write.")],
 ) -> None:
     """Write a manifest of a folder, to add prompts, directions or targets to.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,47 +20,74 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# No emoji: a file may be called `:100:.jpg`.
+out = Console(soft_wrap=True, highlight=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 _PLAIN_EVERY_SECONDS = 10.0
+_MAX_NAMED_FAILURES = 20
+
+# What a terminal obeys or a reader is fooled by: control characters (C0, DEL, C1), line and
+# paragraph separators, marks that turn the direction of writing, and lone surrogates.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    """Return the text as one line that a terminal only shows: what it would obey becomes \\xNN."""
+    return _UNPRINTABLE.sub(_code, text)
+
+
+def _code(match: re.Match[str]) -> str:
+    number = ord(match.group())
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def say(message: str) -> None:
     """Print one line for a person, on stderr: stdout is for results."""
-    err.print(escape(message))
+    err.print(Text(plain(message)))
+
+
+def result(line: str) -> None:
+    """Print one line of what was asked for, on stdout."""
+    out.print(Text(plain(line)))
 
 
 def error(message: str, hint: str | None = None) -> None:
     """Print one line that says what went wrong, and one that says what to do."""
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    err.print(Text.assemble(("error:", "bold red"), " ", plain(message)))
     if hint:
-        err.print(f"[dim]hint:[/] {escape(hint)}")
+        err.print(Text.assemble(("hint:", "dim"), " ", plain(hint)))
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on stdout, for programs."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n"
+    # A path that is not UTF-8 holds lone surrogates; as \udcNN they are JSON too.
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; numbers to the right."""
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    heading = Text(plain(title)) if title else None
+    table = Table(title=heading, title_justify="left", show_edge=False, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], (int, float)) for row in rows) and bool(rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_cell(value)) for value in row))
+        table.add_row(*(Text(_cell(value)) for value in row))
     out.print(table)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     """Print names and values, one a line."""
-    out.print(f"[bold]{escape(title)}[/]")
+    out.print(Text(plain(title), "bold"))
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        out.print(f"  {escape(name):<{width}}  {escape(_cell(value))}")
+        result(f"  {name:<{width}}  {_cell(value)}")
 
 
 def _cell(value: Any) -> str:
@@ -70,7 +97,7 @@ def _cell(value: Any) -> str:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return plain(str(value))
 
 
 class RunProgress:
@@ -119,11 +146,14 @@ class RunProgress:
             say(text)
 
     def row(self, row_id: str, status: str, detail: str | None) -> None:
-        """Count one finished row; a failed one is named at once."""
+        """Count one finished row; a failed one is named at once, unless there are very many."""
         self._done += 1
         if status == "failed":
             self._failed += 1
-            self.message(f"failed: {row_id}: {detail}")
+            if self._failed <= _MAX_NAMED_FAILURES:
+                self.message(f"failed: {row_id}: {detail}")
+            if self._failed == _MAX_NAMED_FAILURES:
+                self.message("further failures are counted, not named; the results have them all")
         if self._quiet:
             return
         elapsed = max(time.monotonic() - self._started, 1e-9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,24 @@ from pipeline.spec import JobSpec, default_out, make_spec
 
 def _spec(photos: Path, out: Path | None, options: dict[str, Any]) -> tuple[JobSpec, str]:
     """Return the spec of the options, with `auto` resolved, and one line on what it became."""
-    photos = photos.expanduser().absolute()
-    out = default_out(photos) if out is None else out.expanduser().absolute()
     if not photos.exists():
-        raise FileNotFoundError(f"{photos} does not exist; give a folder of photos or a manifest.")
+        raise exits.UsageError(f"{photos} does not exist; give a folder of photos or a manifest.")
+    out = default_out(photos) if out is None else out
+    if out.exists() and not out.is_dir():
+        raise exits.UsageError(f"{out} is a file; choose a folder with --out.")
     job = OutputFolder(str(out)).read_job()
     recorded = None if job is None else job["params"].get("model")
     model, why = resolve_model(options["model"], recorded)
     options = {**options, "model": model}
     if "device" in options:
         options["device"] = resolve_device(options["device"])
-    return make_spec(photos, out, **options), f"model {model}: {why}"
+    with exits.usage_errors():
+        return make_spec(photos, out, **options), f"model {model}: {why}"
+
+
+def _choice(options: dict[str, Any]) -> RunChoice:
+    with exits.usage_errors():
+        return RunChoice(**options)
 
 
 def run_enhance(
@@ -40,19 +49,27 @@ def run_enhance(
 ) -> int:
     """Run the job, print its summary and return its exit code."""
     spec, why = _spec(photos, out, options)
-    return _run(spec, RunChoice(**choice), why, report=report, as_json=as_json)
+    return _run(spec, _choice(choice), why, report=report, as_json=as_json)
 
 
 def run_spec_file(path: Path, *, if_running: str, as_json: bool) -> int:
     """Run a written spec and return its exit code."""
-    spec = JobSpec.from_json(path.read_text())
-    choice = RunChoice(if_running=if_running)
+    if not path.is_file():
+        raise exits.UsageError(f"{path} is not a file; give a job spec, as OUT/_state/spec.json.")
+    with exits.usage_errors():
+        spec = JobSpec.from_json(path.read_text())
+    choice = _choice({"if_running": if_running})
     return _run(spec, choice, f"spec {path}", report=True, as_json=as_json)
 
 
 def _run(spec: JobSpec, choice: RunChoice, why: str, *, report: bool, as_json: bool) -> int:
     with console.RunProgress(quiet=as_json) as progress:
         progress.message(why)
+        if os.environ.get("RAY_ADDRESS") and spec.runner == "local":
+            progress.message(
+                "RAY_ADDRESS is set and not used: this version runs on a private Ray on this "
+                "machine; running on a cluster comes later"
+            )
         summary = run_job(spec, choice, progress)
     page = _report(spec.out) if report and (summary.computed or summary.copied) else None
     if as_json:
@@ -67,9 +84,12 @@ def _report(out: str) -> str | None:
 
     try:
         return str(build_report(out))
-    except OSError as error:
-        # The photos are delivered; a report that cannot be written must not call the run failed.
-        console.error(f"no report: {error}", f"doodl-batch report {out}")
+    except Exception as error:
+        # The photos are delivered: whatever ails their report must not call the run failed.
+        console.error(
+            f"no report: {type(error).__name__}: {error}",
+            f"try again with: doodl-batch report {shlex.quote(out)}",
+        )
         return None
 
 
@@ -85,9 +105,9 @@ def _print_summary(summary: RunSummary, page: str | None) -> None:
     )
     if summary.stopped_by:
         console.error(summary.stopped_by, "the same command again goes on from here")
-    console.out.print(f"results: {summary.out}", markup=False)
+    console.result(f"results: {summary.out}")
     if page:
-        console.out.print(f"report:  {page}", markup=False)
+        console.result(f"report:  {page}")
 
 
 def show_plan(
@@ -100,7 +120,7 @@ def show_plan(
 ) -> int:
     """Print what a run would do and return an exit code."""
     spec, why = _spec(photos, out, options)
-    plan = preview_plan(spec, RunChoice(**choice))
+    plan = preview_plan(spec, _choice(choice))
     compute = sum(plan.counts[state] for state in COMPUTED)
     if as_json:
         console.print_json(
@@ -117,5 +137,5 @@ def show_plan(
     }  # fmt: skip
     rows = [(words[state], count) for state, count in plan.counts.items() if count]
     console.print_table(f"{spec.photos} → {spec.out}", ("rows", "photos"), rows)
-    console.out.print(f"{compute:,} to compute", markup=False)
+    console.result(f"{compute:,} to compute")
     return exits.OK

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 OK = 0
 INTERNAL = 1
 USAGE = 2
@@ -13,6 +17,27 @@ DISK_FULL = 7
 GPU_HOURS_BOUND = 8
 SIGINT = 130
 SIGTERM = 143
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNFIT = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
+
+
+class UsageError(Exception):
+    """What was typed makes no sense: an option's value, a path that is not there."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn the errors of building a job from options into UsageError.
+
+    Any other ValueError is a fault of ours (or of a library's), not of the person who typed.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OverflowError as error:
+        raise UsageError(f"an option's value is out of range: {error}.") from error
 
 
 def exit_code_of(error: BaseException) -> int | None:
@@ -30,10 +55,12 @@ def exit_code_of(error: BaseException) -> int | None:
         return OK if error.if_running == "skip" else ALREADY_RUNNING
     if isinstance(error, ModelError):
         return ENVIRONMENT
-    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return DISK_FULL
-    if isinstance(error, (ManifestError, DoodlError, ValueError)):
+    if isinstance(error, (UsageError, ManifestError, DoodlError)):
         return USAGE
-    if isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)):
-        return ENVIRONMENT
+    if isinstance(error, OSError):
+        if error.errno in _FULL:
+            return DISK_FULL
+        unfit = (PermissionError, FileNotFoundError, NotADirectoryError)  # errno may be missing
+        if error.errno in _UNFIT or isinstance(error, unfit):
+            return ENVIRONMENT
     return None

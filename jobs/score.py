@@ -15,17 +15,16 @@ def show_scores(photos: Path, model: str, *, as_json: bool) -> int:
     records = []
     failed = 0
     if not as_json:
-        console.out.print(f"{'guide':>6} {'judge':>6}  photo")
-    for scored in score_photos(str(photos.absolute()), model):
+        console.result(f"{'guide':>6} {'judge':>6}  photo")
+    for scored in score_photos(str(photos), model):
         failed += scored.error is not None
         if as_json:
             records.append(scored.__dict__)
         elif scored.error is not None:
             console.error(f"{scored.row_id}: {scored.error}")
         else:
-            console.out.print(
-                f"{scored.guide_score:6.2f} {scored.judge_score:6.2f}  {scored.row_id}",
-                markup=False,
+            console.result(
+                f"{scored.guide_score:6.2f} {scored.judge_score:6.2f}  {scored.row_id}"
             )
     if as_json:
         console.print_json(records)

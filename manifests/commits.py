@@ -98,6 +98,18 @@ class OutputFolder:
         self._extras = jobs.read_extras(self.storage)
         return self._job
 
+    def join(self, job: Mapping[str, Any]) -> None:
+        """Take part in a run that a driver has opened: `job` is what its `open_job` returned.
+
+        A worker's rows then carry that run's epoch, however late it commits them.
+        """
+        self._job = dict(job)
+
+    def refuse_foreign(self) -> None:
+        """Raise JobConflictError if the folder holds another's files, before a lock is put in."""
+        if self.read_job() is None:
+            jobs.refuse_foreign_folder(self.storage)
+
     def close_redo(self) -> None:
         """End a redo whose rows are all done; without one, nothing happens."""
         jobs.close_redo(self.storage)

@@ -19,8 +19,13 @@ EXTRAS_FILE = "_state/extra_columns.arrow"
 PARAMS_FOLDER = "_state/params"
 SCHEMA_VERSION = 1
 
-VERSION_PARAMS = frozenset({"doodl_version", "algorithm_version"})
-"""Parameters that may differ in a newer version of the software, which continues the job."""
+VERSION_PARAMS = frozenset(
+    {"doodl_version", "algorithm_version", "shipped_model_revision", "recipe"}
+)
+"""Parameters that come with the software: a newer version may change them and continues the job.
+
+They are part of the fingerprint all the same, so a row says what it was made with.
+"""
 
 # What an output folder that has no _job.json yet may hold: the start of one of ours.
 _OURS = frozenset({"_state", "_manifest.parquet", "edited", "results", "images", "report"})
@@ -62,7 +67,7 @@ def differences(
     return {
         n: (old.get(n), new.get(n))
         for n in names
-        if old.get(n) != new.get(n) and n.rpartition(".")[2] not in VERSION_PARAMS
+        if old.get(n) != new.get(n) and VERSION_PARAMS.isdisjoint(n.split("."))
     }
 
 
@@ -91,7 +96,7 @@ def open_job(
     wanted = _completed(job)
     recorded = read_job(storage)
     if recorded is None:
-        _refuse_foreign_folder(storage)
+        refuse_foreign_folder(storage)
         record = {**wanted, "epoch": 1, "redo": {"epoch": 0, "open": False}}
     else:
         record = _continued(storage, recorded, wanted, redo)
@@ -148,7 +153,8 @@ def _continued(
     return {**recorded, **wanted, "created_at": created, "epoch": epoch, "redo": last}
 
 
-def _refuse_foreign_folder(storage: Storage) -> None:
+def refuse_foreign_folder(storage: Storage) -> None:
+    """Raise JobConflictError if a folder without a job holds files that are not ours."""
     names = [e.name for e in storage.files("")] + storage.folders("")
     foreign = [n for n in names if n not in _OURS and not n.startswith(".")]
     if foreign:

@@ -8,8 +8,29 @@ import socket
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from manifests.commits import OutputFolder
 from manifests.errors import ManifestError
+
+STATES = ("ok", "rejected", "skipped", "failed")
+
+
+def standing(manifest: pa.Table, done: pa.Table) -> dict[str, int]:
+    """Return the manifest's rows by status, and `pending`.
+
+    Args:
+        manifest: at least row_id and input_key. done: `OutputFolder.done()`.
+    A row whose photo or options have changed since it was done is pending.
+    """
+    at = pc.index_in(manifest["row_id"], value_set=done["row_id"])
+    current = pc.fill_null(pc.equal(done["input_key"].take(at), manifest["input_key"]), False)
+    statuses = done["status"].take(at.filter(current))
+    counted = {entry["values"]: entry["counts"] for entry in pc.value_counts(statuses).to_pylist()}
+    counts = {status: counted.get(status, 0) for status in STATES}
+    counts["pending"] = manifest.num_rows - len(statuses)
+    return counts
 
 
 class OutputView:

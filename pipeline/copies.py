@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -9,42 +10,74 @@ import pyarrow as pa
 
 from manifests.commits import OutputFolder
 from manifests.paths import edited_relpath
+from manifests.rows import ResultRow
+from pipeline.outcomes import WorkItem
 from pipeline.plan import work_items
 from pipeline.spec import JobSpec
+from pipeline.stages import writing_output
 
-_BATCH_ROWS = 256
+# Sources are looked up so many at a time: each look-up reads the parts' columns once.
+_LOOKUP_ROWS = 20_000
+_COMPACT_ROWS = 256
 
 
-def copy_rows(folder: OutputFolder, copies: pa.Table, spec: JobSpec) -> int:
-    """Commit the rows of a plan's copies from their sources' rows and photos; return how many.
+def copy_rows(
+    folder: OutputFolder,
+    copies: pa.Table,
+    spec: JobSpec,
+    *,
+    pending_sources: bool,
+    go_on: Callable[[], bool] = lambda: True,
+) -> tuple[int, list[WorkItem]]:
+    """Commit the rows of a plan's copies from their sources' rows and photos.
 
-    A copy whose source has no result with the same input (the run was stopped before it) stays
-    pending.
+    Args:
+        pending_sources: the sources were to be computed in this run: only a result of this very
+            work counts then, since one from before a redo is not what is asked for.
+        go_on: asked before each row; False ends the copying, the rest stays pending.
+    Returns: how many were made, and the items whose source has no photo any more.
+    Raises: DiskFullError, OutputUnwritableError if OUT does not take them.
     """
     made = 0
-    for start in range(0, copies.num_rows, _BATCH_ROWS):
-        part = copies.slice(start, _BATCH_ROWS)
+    orphaned: list[WorkItem] = []
+    for start in range(0, copies.num_rows, _LOOKUP_ROWS):
+        part = copies.slice(start, _LOOKUP_ROWS)
         source_ids = part["source_row_id"].to_pylist()
         sources = folder.rows(source_ids)
         for item, source_id in zip(work_items(part), source_ids, strict=True):
+            if not go_on():
+                return made, orphaned
             source = sources.get(source_id)
             if source is None or source.input_key != item.input_key:
                 continue
-            data = folder.read_photo(source) if source.status == "ok" else None
-            if source.status == "ok" and data is None:
-                continue  # the source's photo is gone: `verify` names it, a later run redoes it
-            uri = None
-            if data is not None and source.edited_uri is not None:
-                suffix = PurePosixPath(source.edited_uri).suffix
-                uri = folder.write_edited(edited_relpath(item.row_id, suffix), data)
-            row = replace(
-                source,
-                row_id=item.row_id,
-                image_uri=item.row.image_uri,
-                work_key=item.work_key,
-                edited_uri=uri,
-                extra=item.row.extra,
-            )
-            folder.stage(row, data if spec.keep_parquet else None)
-            made += 1
-    return made
+            if pending_sources and source.work_key != item.work_key:
+                continue
+            if _copy(folder, source, item, spec):
+                made += 1
+                if made % _COMPACT_ROWS == 0:
+                    with writing_output():
+                        folder.compact()
+            else:
+                orphaned.append(item)
+    return made, orphaned
+
+
+def _copy(folder: OutputFolder, source: ResultRow, item: WorkItem, spec: JobSpec) -> bool:
+    data = folder.read_photo(source) if source.status == "ok" else None
+    if source.status == "ok" and data is None:
+        return False
+    with writing_output():
+        uri = None
+        if data is not None and source.edited_uri is not None and spec.keep_files:
+            suffix = PurePosixPath(source.edited_uri).suffix
+            uri = folder.write_edited(edited_relpath(item.row_id, suffix), data)
+        # The work is the source's: its work_key, fingerprint and seed stay, for a replay.
+        row = replace(
+            source,
+            row_id=item.row_id,
+            image_uri=item.row.image_uri,
+            edited_uri=uri,
+            extra=item.row.extra,
+        )
+        folder.stage(row, data if spec.keep_parquet else None)
+    return True

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class PipelineError(Exception):
     """Base of what stops a run. `exit_code` is what a scheduler sees."""
@@ -11,6 +15,12 @@ class PipelineError(Exception):
 
 class UnusableEnvironmentError(PipelineError):
     """The machine or the cluster lacks what the job needs: dead address, missing model."""
+
+    exit_code = 6
+
+
+class OutputUnwritableError(PipelineError):
+    """The output folder does not take what is written to it: no photo is at fault."""
 
     exit_code = 6
 
@@ -29,3 +39,10 @@ class BreakerTrippedError(PipelineError):
 
 class PhotoChangedError(PipelineError):
     """A photo is not the one the plan hashed: its result would carry the wrong input_key."""
+
+
+def output_error(error: OSError) -> PipelineError:
+    """Return what a failed write to the output folder means for the run."""
+    if error.errno in _FULL:
+        return DiskFullError(f"disk full: {error}; free some space and run again.")
+    return OutputUnwritableError(f"the output folder cannot be written: {error}.")

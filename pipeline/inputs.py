@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import ManifestError
-from manifests.reader import read_manifest, scan_photos
+from manifests.reader import INVALID_ROW, read_manifest, scan_photos
+from pipeline.spec import DIRECTIONS
 
 
 def load_input(photos: str) -> pa.Table:
     """Return the input table of a folder of photos or of a manifest file.
 
-    Raises: ManifestError if the path is neither, or the folder holds no photo.
+    A row whose own options make no sense carries its error, as a row that cannot be read does.
+    Raises: ManifestError if the path is neither a folder nor a manifest.
     """
     path = Path(photos)
     if path.is_dir():
         return scan_photos(path)
     if path.is_file():
-        return read_manifest(path)
+        return check_options(read_manifest(path))
     raise ManifestError(f"{photos} does not exist; give a folder of photos or a manifest.")
+
+
+def check_options(table: pa.Table) -> pa.Table:
+    """Return the table with an error in each row whose direction, target or strength is wrong."""
+    direction, target, strength = table["direction"], table["target"], table["strength"]
+    known = pc.is_in(direction, value_set=pa.array([*DIRECTIONS, None], pa.string()))
+    aimed = pc.fill_null(pc.equal(direction, "target"), False)
+    one_way = pc.fill_null(pc.is_in(direction, value_set=pa.array(["up", "down"])), False)
+    inside = pc.and_(pc.greater_equal(strength, 0.0), pc.less_equal(strength, 1.0))
+    for wrong, message in (
+        (pc.invert(known), f"direction must be one of {', '.join(DIRECTIONS)}."),
+        (pc.and_(aimed, pc.is_null(target)), "direction 'target' needs a target score."),
+        (pc.and_(one_way, pc.is_valid(target)), "a target score goes with direction 'target'."),
+        (pc.invert(pc.fill_null(inside, True)), "strength must be in [0, 1]."),
+    ):
+        table = _mark(table, wrong, message)
+    return table
+
+
+def _mark(table: pa.Table, wrong: Any, message: str) -> pa.Table:
+    fresh = pc.and_(wrong, pc.is_null(table["row_error"]))
+    if not pc.any(fresh).as_py():
+        return table
+    for name, value in (("row_error", message), ("row_error_type", INVALID_ROW)):
+        index = table.schema.get_field_index(name)
+        column = pc.if_else(fresh, pa.scalar(value, pa.string()), table[name])
+        table = table.set_column(index, table.schema.field(index), column)
+    return table

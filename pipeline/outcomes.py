@@ -9,7 +9,6 @@ from manifests.rows import ManifestRow
 
 TRANSIENT_ERRORS = (
     "OutOfMemoryError",
-    "WorkerDied",
     "PhotoChangedError",
     "OSError",
     "ConnectionError",
@@ -17,7 +16,12 @@ TRANSIENT_ERRORS = (
     "FileNotFoundError",
     "PermissionError",
 )
-"""Classes of failure that another attempt may not meet again."""
+"""Classes of failure that another night may not meet again."""
+
+POISON = "PoisonRow"
+"""The class of a row that has killed as many workers as it may: it is not tried every night."""
+
+ROW_TIMEOUT = "RowTimeout"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,11 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item. `status` is a result row's, or `disk_full` (charged to nobody)."""
+    """What became of one item.
+
+    `status` is a result row's; or `disk_full` or `unwritable`: the row could not be committed for
+    no fault of its own, stays pending, and the run stops.
+    """
 
     row_id: str
     work_key: str

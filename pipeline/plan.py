@@ -120,11 +120,13 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
     folder = OutputFolder(spec.out)
     recorded = folder.read_job()
     done = folder.done() if recorded is not None else _nothing_done()
-    if recorded is not None and choice.redo:
-        done = done.slice(0, 0)
-    elif recorded is not None:
+    if recorded is not None:
         changed = differences(recorded, job_record(spec))
-        if changed:
+        if choice.redo:
+            # An interrupted redo of the same options goes on; any other begins anew.
+            going_on = recorded.get("redo", {}).get("open") and not changed
+            done = done if going_on else done.slice(0, 0)
+        elif changed:
             named = ", ".join(f"{name}: {old!r} → {new!r}" for name, (old, new) in changed.items())
             raise JobConflictError(
                 f"{spec.out} belongs to a job with other options ({named}); "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from pipeline.errors import UnusableEnvironmentError
 from pipeline.outcomes import Outcome, WorkItem
 from pipeline.spec import JobSpec
 from pipeline.stages import RowProcessor
@@ -13,11 +14,16 @@ from pipeline.stages import RowProcessor
 
 @dataclass(frozen=True)
 class Completion:
-    """A batch that came back: its outcomes, or the reason why its worker is gone."""
+    """A batch that came back: its outcomes, or the reason why its worker is gone.
+
+    `error_type` names a fault that is surely the rows' own, so that they are not tried again.
+    A worker that died while it was loading comes back without items.
+    """
 
     items: tuple[WorkItem, ...]
     outcomes: tuple[Outcome, ...] = ()
     worker_died: str | None = None
+    error_type: str | None = None
 
 
 class Pool(Protocol):
@@ -41,10 +47,19 @@ class Pool(Protocol):
 
 
 class InlinePool:
-    """One worker, this process; `wait` does the work. For debugging and for the smallest jobs."""
+    """One worker, this process; `wait` does the work. For debugging and for the smallest jobs.
 
-    def __init__(self, spec: JobSpec, fingerprint: str) -> None:
-        self._process = RowProcessor(spec, fingerprint)
+    Raises: UnusableEnvironmentError if the models cannot be loaded.
+    """
+
+    def __init__(self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any]) -> None:
+        self._process = RowProcessor(spec, fingerprint, job)
+        try:
+            self._process.setup()
+        except Exception as error:  # whatever it is, no photo is at fault
+            raise UnusableEnvironmentError(
+                f"the model cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
         self._queue: list[tuple[WorkItem, ...]] = []
 
     def has_room(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
 import signal
 import time
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from types import FrameType
 from typing import Any, Protocol
 
@@ -19,22 +22,33 @@ import pyarrow.compute as pc
 from manifests.commits import OutputFolder
 from manifests.identity import params_fingerprint
 from manifests.ledger import Ledger
-from manifests.plan import Plan
-from manifests.schemas import extra_schema
+from manifests.plan import DEFERRED, Plan
+from manifests.reader import INVALID_ROW
+from manifests.schemas import DONE_STATUSES, extra_schema
+from pipeline.collection import standing
 from pipeline.copies import copy_rows
-from pipeline.errors import BreakerTrippedError, DiskFullError
+from pipeline.errors import (
+    BreakerTrippedError,
+    DiskFullError,
+    OutputUnwritableError,
+    PipelineError,
+    UnusableEnvironmentError,
+)
 from pipeline.inputs import load_input
-from pipeline.outcomes import Outcome, WorkItem
+from pipeline.outcomes import POISON, Outcome, WorkItem
 from pipeline.plan import RunChoice, job_record, make_plan, work_items
 from pipeline.pools import Completion, InlinePool, Pool
-from pipeline.spec import JobSpec
-from pipeline.stages import CommitRows
+from pipeline.spec import JobSpec, model_revision
+from pipeline.stages import CommitRows, writing_output
+
+_log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.5
 _COMPACT_EVERY_SECONDS = 5.0
+_FLUSH_EVERY_SECONDS = 30.0
 _MIN_FREE_BYTES = 64 * 2**20
-# A delivered photo is about its source's size, once as a file and once in Parquet.
-_OUTPUT_PER_INPUT_BYTE = 2.5
+# A delivered photo is about its source's size, each time it is kept.
+_OUTPUT_PER_INPUT_BYTE = 1.25
 SIGNAL_EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -68,7 +82,8 @@ class RunSummary:
     Attributes:
         counts: rows of the manifest by status, and `pending`.
         computed, copied: rows done in this run.
-        exit_code: 0, or as DESIGN says: 3 rows failed, 4 breaker, 7 disk full, 130/143 signals.
+        exit_code: 0 no row failed, and none is pending but by --limit, --since or --only-failed;
+            3 some are; 4 breaker, 6 output not writable, 7 disk full, 130/143 signals.
     """
 
     out: str
@@ -82,7 +97,7 @@ class RunSummary:
 
 
 class _StopRequest:
-    """The first SIGINT or SIGTERM asks the run to end; the second one ends it."""
+    """The first SIGINT or SIGTERM asks the run to end in order; the second one ends it."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -90,18 +105,23 @@ class _StopRequest:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.signal is not None:
-            raise KeyboardInterrupt
+            # Now means now: what is on disk is right at every instant.
+            os._exit(SIGNAL_EXIT[signal.Signals(number)])
         self.signal, self.at = signal.Signals(number), time.monotonic()
 
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        previous = {number: signal.getsignal(number) for number in SIGNAL_EXIT}
+        self.install()
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
-@contextmanager
-def _signals(stop: _StopRequest) -> Iterator[None]:
-    previous = {number: signal.signal(number, stop) for number in SIGNAL_EXIT}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def install(self) -> None:
+        for number in SIGNAL_EXIT:
+            signal.signal(number, self)
 
 
 def run_job(
@@ -113,9 +133,11 @@ def run_job(
         UnusableEnvironmentError if no worker can start. Rows never raise: they fail.
     """
     choice, observer = choice or RunChoice(), observer or Silent()
+    inputs = load_input(spec.photos)
     folder = OutputFolder(spec.out)
-    with folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]
-        return _Run(spec, choice, observer, folder).run()
+    folder.refuse_foreign()
+    with writing_output(), folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]
+        return _Run(spec, choice, observer, folder).run(inputs)
 
 
 class _Run:
@@ -130,33 +152,32 @@ class _Run:
         self.fingerprint = params_fingerprint(spec.params())
         self.stop = _StopRequest()
         self.statuses: Counter[str] = Counter()
-        self._compacted_at = time.monotonic()
-        self._disk_full: str | None = None
+        self._fault: PipelineError | None = None
+        self._compacted_at = self._flushed_at = self._told_at = time.monotonic()
 
-    def run(self) -> RunSummary:
+    def run(self, inputs: pa.Table) -> RunSummary:
         started = time.monotonic()
-        plan = self._open()
-        with _signals(self.stop), self.folder.ledger(self.run_id) as ledger:
-            commit = CommitRows(self.spec, self.fingerprint)
-            self._fail_invalid(plan, commit)
-            self.summary.copied += copy_rows(self.folder, plan.copies_first(), self.spec)
-            # Published before anything is computed: a source that a copy has read may be redone.
-            self.folder.compact(force=True)
+        with self.stop.installed(), self.folder.ledger(self.run_id) as ledger:
+            plan, job = self._open(inputs)
+            commit = CommitRows(self.spec, self.fingerprint, job)
             try:
-                self._compute(plan, ledger, commit)
-                self.summary.copied += copy_rows(self.folder, plan.copies_after(), self.spec)
-            except (BreakerTrippedError, DiskFullError) as reason:
+                self._fail_invalid(plan, commit)
+                orphaned = self._copy(plan.copies_first(), pending_sources=False)
+                # Published before anything is computed: a copy's source may be redone.
+                self.folder.compact(force=True)
+                self._compute(plan, orphaned, ledger, commit)
+                self._copy(plan.copies_after(), pending_sources=True)
+            except (BreakerTrippedError, DiskFullError, OutputUnwritableError) as reason:
                 self.summary.exit_code, self.summary.stopped_by = reason.exit_code, str(reason)
             finally:
                 self._settle(plan)
         self.summary.seconds = time.monotonic() - started
         return self.summary
 
-    def _open(self) -> Plan:
+    def _open(self, inputs: pa.Table) -> tuple[Plan, dict[str, Any]]:
         spec, folder = self.spec, self.folder
-        inputs = load_input(spec.photos)
         extras = extra_schema(inputs.schema)
-        folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
+        job = folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(
@@ -166,35 +187,65 @@ class _Run:
         folder.storage.write("_state/spec.json", spec.to_json().encode())
 
         def hashing(done: int, total: int) -> None:
-            if done == total or done % 10_000 == 0:
+            if self.stop.signal is not None:
+                raise SystemExit(SIGNAL_EXIT[self.stop.signal])
+            if done == total or time.monotonic() - self._told_at > 10:
+                self._told_at = time.monotonic()
                 self.observer.message(f"read {done:,} of {total:,} new or changed photos")
 
         plan = make_plan(spec, self.choice, folder, inputs, progress=hashing)
         folder.write_manifest(plan.table.drop_columns(["source_row_id", "source_pending"]))
-        return plan
+        folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
+        return plan, job
 
     def _fail_invalid(self, plan: Plan, commit: CommitRows) -> None:
+        """Commit the rows that cannot run; but a photo out of reach tonight keeps its result."""
         invalid = plan.invalid()
-        errors = zip(
-            invalid["row_error_type"].to_pylist(), invalid["row_error"].to_pylist(), strict=True
+        done = self.folder.done()
+        finished = done.filter(pc.is_in(done["status"], value_set=pa.array(DONE_STATUSES)))
+        out_of_reach = pc.and_(
+            pc.not_equal(invalid["row_error_type"], INVALID_ROW),
+            pc.is_in(invalid["row_id"], value_set=finished["row_id"].combine_chunks()),
         )
-        for item, (kind, message) in zip(work_items(invalid), errors, strict=True):
+        if kept := pc.sum(out_of_reach).as_py():
+            self.observer.message(
+                f"{kept:,} photo(s) cannot be read now; their earlier results are kept"
+            )
+        invalid = invalid.filter(pc.invert(out_of_reach))
+        kinds, errors = invalid["row_error_type"].to_pylist(), invalid["row_error"].to_pylist()
+        for item, kind, message in zip(work_items(invalid), kinds, errors, strict=True):
+            if not self._going_on:
+                return
             now = datetime.now(UTC)
             commit.failed(item, kind, message, (now, now))
             self.observer.message(f"failed: {item.row_id}: {message}")
+            self._now_and_then(None)
 
-    def _compute(self, plan: Plan, ledger: Ledger, commit: CommitRows) -> None:
+    def _copy(self, copies: pa.Table, *, pending_sources: bool) -> list[WorkItem]:
+        made, orphaned = copy_rows(
+            self.folder,
+            copies,
+            self.spec,
+            pending_sources=pending_sources,
+            go_on=lambda: self._going_on,
+        )
+        self.summary.copied += made
+        return orphaned
+
+    def _compute(
+        self, plan: Plan, orphaned: list[WorkItem], ledger: Ledger, commit: CommitRows
+    ) -> None:
         todo = plan.to_compute()
-        self.observer.start(todo.num_rows)
-        if todo.num_rows == 0:
+        total = todo.num_rows + len(orphaned)
+        self.observer.start(total)
+        if total == 0 or not self._going_on:
             return
         self._check_space(todo)
-        pool = self._open_pool(todo.num_rows)
+        pool = self._open_pool(total, commit)
         try:
-            with _signals(self.stop):  # again: starting Ray sets its own
-                self._feed(pool, work_items(todo), ledger, commit)
+            self._feed(pool, chain(orphaned, work_items(todo)), ledger, commit)
         finally:
-            self._close_pool(pool)
+            pool.close()
 
     def _feed(
         self, pool: Pool, items: Iterator[WorkItem], ledger: Ledger, commit: CommitRows
@@ -202,27 +253,26 @@ class _Run:
         retries: deque[WorkItem] = deque()
         exhausted = False
         while True:
-            while pool.has_room() and self._feeding:
+            while pool.has_room() and self._going_on:
                 batch = self._next_batch(retries, items)
                 if not batch:
                     exhausted = True
                     break
-                exhausted = False
                 pool.submit(batch)
-            if pool.in_flight == 0 and (not self._feeding or (exhausted and not retries)):
+            if pool.in_flight == 0 and (not self._going_on or (exhausted and not retries)):
                 break
             for completion in pool.wait(_WAIT_SECONDS):
                 self._collect(completion, retries, ledger, commit)
             if self.stop.signal and time.monotonic() - self.stop.at > self.spec.grace_seconds:
                 break
             self._check_breaker(more=pool.in_flight > 0 or bool(retries) or not exhausted)
-            self._compact_now_and_then()
-        if self._disk_full is not None:
-            raise DiskFullError(f"disk full: {self._disk_full}; free some space and run again.")
+            self._now_and_then(ledger)
+        if self._fault is not None:
+            raise self._fault
 
     @property
-    def _feeding(self) -> bool:
-        return self.stop.signal is None and self._disk_full is None
+    def _going_on(self) -> bool:
+        return self.stop.signal is None and self._fault is None
 
     def _next_batch(
         self, retries: deque[WorkItem], items: Iterator[WorkItem]
@@ -248,8 +298,10 @@ class _Run:
         for outcome in completion.outcomes:
             self._note(ledger, by_key[outcome.work_key], outcome)
             if outcome.status == "disk_full":
-                self._disk_full = outcome.error_message
-            elif outcome.status != "uncommitted":
+                self._fault = DiskFullError(str(outcome.error_message))
+            elif outcome.status == "unwritable":
+                self._fault = OutputUnwritableError(str(outcome.error_message))
+            else:
                 self._count(outcome.row_id, outcome.status, outcome.error_message)
         if completion.worker_died is None:
             return
@@ -260,14 +312,32 @@ class _Run:
                 started_at=now, finished_at=now,
             )  # fmt: skip
             self._note(ledger, item, lost)
-            # A batch's death may be any of its rows' fault: each gets its attempts alone.
-            alone = len(completion.items) == 1
-            if item.attempt < self.spec.max_attempts or not alone:
-                retries.append(replace(item, attempt=item.attempt + alone))
-            else:
-                message = f"gave up after {item.attempt} workers died on it: {lost.error_message}"
-                commit.failed(item, "WorkerDied", message, (now, now))
-                self._count(item.row_id, "failed", message)
+            if self.stop.signal is None:
+                self._requeue(item, completion, retries, commit)
+
+    def _requeue(
+        self,
+        item: WorkItem,
+        completion: Completion,
+        retries: deque[WorkItem],
+        commit: CommitRows,
+    ) -> None:
+        """Let a row whose worker died try again, or give it up.
+
+        While the run is being stopped nobody is charged: the signal may have reached the workers.
+        """
+        # A batch's death may be any of its rows' fault: each gets its attempts alone.
+        alone = len(completion.items) == 1
+        own_fault = completion.error_type is not None and alone
+        if not own_fault and (item.attempt < self.spec.max_attempts or not alone):
+            retries.append(replace(item, attempt=item.attempt + alone))
+            return
+        kind, message = completion.error_type, str(completion.worker_died)
+        if kind is None:
+            kind, message = POISON, f"gave up after {item.attempt} workers died on it: {message}"
+        now = datetime.now(UTC)
+        commit.failed(item, kind, message, (now, now))
+        self._count(item.row_id, "failed", message)
 
     def _count(self, row_id: str, status: str, detail: str | None) -> None:
         self.statuses[status] += 1
@@ -302,7 +372,8 @@ class _Run:
         free = getattr(self.folder.storage, "free_bytes", None)
         if free is None:
             return
-        needed = (pc.sum(todo["size_bytes"]).as_py() or 0) * _OUTPUT_PER_INPUT_BYTE
+        copies = self.spec.keep_files + self.spec.keep_parquet
+        needed = (pc.sum(todo["size_bytes"]).as_py() or 0) * _OUTPUT_PER_INPUT_BYTE * copies
         needed += _MIN_FREE_BYTES
         have = free()
         if have < needed:
@@ -311,56 +382,45 @@ class _Run:
                 f"{needed / 2**20:,.0f} MiB; free some, or take fewer photos with --limit."
             )
 
-    def _open_pool(self, num_rows: int) -> Pool:
-        if self.spec.runner == "inline":
-            self.observer.message("loading the model in this process")
-            return InlinePool(self.spec, self.fingerprint)
-        from pipeline import cluster
+    def _open_pool(self, num_rows: int, commit: CommitRows) -> Pool:
+        spec = self.spec
+        found = model_revision(spec.model)
+        if found != spec.model_revision:
+            raise UnusableEnvironmentError(
+                f"model {spec.model} is {found} here and {spec.model_revision} in the job's spec; "
+                "start the job anew with this installation."
+            )
+        self.observer.message(f"loading model {spec.model} on {spec.device} ({spec.runner})")
+        if spec.runner == "inline":
+            return InlinePool(spec, self.fingerprint, commit.job)
+        from pipeline.cluster import RayPool
 
-        batches = -(-num_rows // self.spec.batch_size)
-        workers = min(batches, self.spec.num_workers or cluster.default_workers(self.spec.device))
-        self.observer.message(
-            f"starting {workers} worker{'s' if workers > 1 else ''} on a private Ray "
-            f"({self.spec.device}), model {self.spec.model}"
-        )
-        cluster.start_local(workers)
-        return cluster.RayPool(self.spec, self.fingerprint, workers)
+        pool = RayPool(spec, self.fingerprint, commit.job, -(-num_rows // spec.batch_size))
+        self.stop.install()  # Ray has set a SIGTERM handler of its own
+        return pool
 
-    def _close_pool(self, pool: Pool) -> None:
-        pool.close()
-        if self.spec.runner != "inline":
-            from pipeline import cluster
-
-            cluster.stop()
-
-    def _compact_now_and_then(self) -> None:
-        if time.monotonic() - self._compacted_at > _COMPACT_EVERY_SECONDS:
+    def _now_and_then(self, ledger: Ledger | None) -> None:
+        now = time.monotonic()
+        if now - self._compacted_at > _COMPACT_EVERY_SECONDS:
             self.folder.compact()
-            self._compacted_at = time.monotonic()
+            self._compacted_at = now
+        if ledger is not None and now - self._flushed_at > _FLUSH_EVERY_SECONDS:
+            ledger.flush()
+            self._flushed_at = now
 
     def _settle(self, plan: Plan) -> None:
         """Publish what is staged and count how the collection stands."""
-        self.folder.compact(force=True)
-        table = self._standing(plan)
-        self.summary.counts = table
+        try:
+            self.folder.compact(force=True)
+        except OSError as error:
+            # Staged rows are committed all the same; the next run publishes them.
+            _log.warning("compaction put off: %s", error)
+        counts = self.summary.counts = standing(plan.table, self.folder.done())
+        left_undone = counts["pending"] - plan.counts[DEFERRED]
         if self.stop.signal is not None:
             self.summary.exit_code = SIGNAL_EXIT[self.stop.signal]
             self.summary.stopped_by = f"stopped by {self.stop.signal.name}"
-        elif self.summary.exit_code == 0 and table["failed"]:
+        elif self.summary.exit_code == 0 and (counts["failed"] or left_undone > 0):
             self.summary.exit_code = 3
-        if table["pending"] == 0:
-            self.folder.checkpoints.prune(())
+        if counts["pending"] == 0:
             self.folder.close_redo()
-
-    def _standing(self, plan: Plan) -> dict[str, int]:
-        """Return the manifest's rows by state; a row whose photo has changed since is pending."""
-        done, table = self.folder.done(), plan.table
-        at = pc.index_in(table["row_id"], value_set=done["row_id"])
-        current = pc.fill_null(pc.equal(done["input_key"].take(at), table["input_key"]), False)
-        standing = done["status"].take(at.filter(current))
-        counted: dict[str, Any] = {
-            entry["values"]: entry["counts"] for entry in pc.value_counts(standing).to_pylist()
-        }
-        counts = {s: counted.get(s, 0) for s in ("ok", "rejected", "skipped", "failed")}
-        counts["pending"] = table.num_rows - len(standing)
-        return counts

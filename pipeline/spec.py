@@ -16,6 +16,8 @@ from doodl.revisions import folder_revision
 ALGORITHM_VERSION = 1
 """Raised when the same parameters would give other pixels: new rows carry a new fingerprint."""
 
+SHIPPED_MODEL = "pocket"
+DEVICES = ("cpu", "cuda")
 IMAGES = ("both", "files", "parquet")
 DIRECTIONS = ("up", "down", "target")
 
@@ -28,7 +30,8 @@ class JobSpec:
         photos: absolute path of a folder of photos, or of a manifest (Parquet, CSV, JSON lines).
         out: absolute path of the output folder.
         model: `pocket` or the path of a diffusers pipeline folder. model_revision: its weights'.
-        preset, config: the recipe's name, and its values as `EditConfig.to_dict` gives them.
+        preset, overrides: the recipe's name, and the values of it the user has set otherwise.
+        config: what both come to, as `EditConfig.to_dict` gives it.
         direction, target, prompt, strength, seed: for rows that do not say their own.
         images: both | files | parquet: where the edited photos are kept.
         max_pixels: larger photos fail their row.
@@ -49,6 +52,7 @@ class JobSpec:
     model: str = "pocket"
     model_revision: str = ""
     preset: str = "pocket"
+    overrides: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     direction: str = "up"
     target: float | None = None
@@ -73,6 +77,7 @@ class JobSpec:
         _check_choice("task", self.task, ("enhance",))
         _check_choice("direction", self.direction, DIRECTIONS)
         _check_choice("images", self.images, IMAGES)
+        _check_choice("device", self.device, DEVICES)
         _check_choice("runner", self.runner, ("local", "inline"))
         if (self.direction == "target") != (self.target is not None):
             raise ValueError(
@@ -81,6 +86,8 @@ class JobSpec:
             )
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength (={self.strength}) must be in [0, 1].")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed (={self.seed}) must fit in 64 bits.")
         for name in ("num_workers", "checkpoint_every", "row_timeout_seconds", "breaker"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} (={getattr(self, name)}) must not be negative.")
@@ -89,15 +96,22 @@ class JobSpec:
                 raise ValueError(f"{name} (={getattr(self, name)}) must be at least 1.")
 
     def params(self) -> dict[str, Any]:
-        """Return everything that changes a result: what the fingerprint is of."""
+        """Return everything that changes a result: what the fingerprint is of.
+
+        What the user chose is compared with the folder's job; what came with the software
+        (`recipe`, `shipped_model_revision`) may change with its version.
+        """
         # Where the activations are kept is a matter of speed and memory, not of the result.
         sampler = {k: v for k, v in self.config.get("sampler", {}).items() if k != "memory"}
+        shipped = self.model == SHIPPED_MODEL
         return {
             "task": self.task,
             "algorithm_version": ALGORITHM_VERSION,
             "model": self.model,
-            "model_revision": self.model_revision,
-            "config": {**self.config, "sampler": sampler},
+            "shipped_model_revision" if shipped else "model_revision": self.model_revision,
+            "preset": self.preset,
+            "overrides": {k: v for k, v in self.overrides.items() if k != "sampler.memory"},
+            "recipe": {**self.config, "sampler": sampler},
             "direction": self.direction,
             "target": self.target,
             "prompt": self.prompt,
@@ -147,22 +161,26 @@ def make_spec(photos: str | Path, out: str | Path | None = None, **options: Any)
     """
     photos = Path(photos).expanduser().absolute()
     out = Path(out).expanduser().absolute() if out is not None else default_out(photos)
-    model = options.setdefault("model", "pocket")
-    if model != "pocket":
+    model = options.setdefault("model", SHIPPED_MODEL)
+    if model != SHIPPED_MODEL:
         model = options["model"] = str(Path(model).expanduser().absolute())
-    name = options.setdefault("preset", "pocket" if model == "pocket" else "paper-aesthetic")
-    config = preset(name).to_dict()
-    for key, value in (options.pop("overrides", None) or {}).items():
+    default_preset = "pocket" if model == SHIPPED_MODEL else "paper-aesthetic"
+    config = preset(options.setdefault("preset", default_preset)).to_dict()
+    for key, value in options.setdefault("overrides", {}).items():
         _override(config, key, value)
     EditConfig.from_dict(config)
-    folder = weights_dir() if model == "pocket" else Path(model)
     return JobSpec(
         photos=str(photos),
         out=str(out),
-        model_revision=folder_revision(folder),
+        model_revision=model_revision(model),
         config=config,
         **options,
     )
+
+
+def model_revision(model: str) -> str:
+    """Return the revision of a model's files as they lie. Raises: ModelError if there are none."""
+    return folder_revision(weights_dir() if model == SHIPPED_MODEL else Path(model))
 
 
 def default_out(photos: Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import resource
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,13 @@ from manifests.identity import hash_bytes, row_seed
 from manifests.inline import read_input
 from manifests.paths import edited_relpath
 from manifests.rows import ManifestRow, ResultRow
-from pipeline.errors import PhotoChangedError, PipelineError
+from pipeline.errors import (
+    DiskFullError,
+    OutputUnwritableError,
+    PhotoChangedError,
+    PipelineError,
+    output_error,
+)
 from pipeline.outcomes import Outcome, WorkItem
 from pipeline.spec import JobSpec, version
 
@@ -36,7 +43,19 @@ _SUFFIXES = {
     "AVIF": ".avif",
     "HEIF": ".heic",
 }
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+Times = tuple[datetime, datetime]
+"""When a row's work began and when it ended."""
+
+
+@contextmanager
+def writing_output() -> Iterator[None]:
+    """Turn an OSError of the body into what it means for the run: the output is at fault."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(error) from error
 
 
 class DecodePhotos:
@@ -123,23 +142,22 @@ class EditPhotos:
 
 
 class CommitRows:
-    """Write the edited photo, then its staged row: the commit point of PIPELINE.md."""
+    """Write the edited photo, then its staged row: the commit point of PIPELINE.md.
 
-    def __init__(self, spec: JobSpec, fingerprint: str) -> None:
-        self.spec, self.fingerprint = spec, fingerprint
+    Args:
+        job: what the driver's `open_job` returned: its epoch marks what this run commits.
+    Raises: DiskFullError, OutputUnwritableError from every method, if OUT does not take it.
+    """
+
+    def __init__(self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any]) -> None:
+        self.spec, self.fingerprint, self.job = spec, fingerprint, job
         self.out = OutputFolder(spec.out)
+        self.out.join(job)
 
-    def edited(
-        self, item: WorkItem, photo: Photo, result: EditResult, times: tuple[datetime, datetime]
-    ) -> None:
+    def edited(self, item: WorkItem, photo: Photo, result: EditResult, times: Times) -> None:
         """Commit a row whose photo was edited; only an `ok` one is delivered."""
         delivered = result.status == "ok"
-        uri = None
-        if delivered and self.spec.keep_files:
-            suffix = _SUFFIXES[photo.format]
-            uri = self.out.write_edited(edited_relpath(item.row_id, suffix), result.encoded)
         row = self._row(item, result.status, times)
-        row.edited_uri = uri
         row.width_px, row.height_px = photo.width_px, photo.height_px
         for name in (
             "score_before", "score_after", "judge_before", "judge_after", "psnr_db", "ssim",
@@ -147,16 +165,34 @@ class CommitRows:
         ):  # fmt: skip
             setattr(row, name, getattr(result, name))
         row.edit_seconds = (times[1] - times[0]).total_seconds()
-        self.out.stage(row, result.encoded if delivered and self.spec.keep_parquet else None)
-        self.out.checkpoints.drop(item.work_key)
+        with writing_output():
+            if delivered and self.spec.keep_files:
+                relpath = edited_relpath(item.row_id, _SUFFIXES[photo.format])
+                row.edited_uri = self.out.write_edited(relpath, result.encoded)
+            self.out.stage(row, result.encoded if delivered and self.spec.keep_parquet else None)
+            self.out.checkpoints.drop(item.work_key)
 
-    def failed(
-        self, item: WorkItem, error_type: str, message: str, times: tuple[datetime, datetime]
-    ) -> None:
+    def failed(self, item: WorkItem, error_type: str, message: str, times: Times) -> None:
         """Commit a row that could not be edited, with its class of error and one line why."""
         row = self._row(item, "failed", times)
         row.error_type, row.error_message = error_type, one_line(message)
-        self.out.stage(row, None)
+        with writing_output():
+            try:
+                self.out.stage(row, None)
+            except ManifestError as error:
+                # A value of the manifest's own that no result column takes: the row fails even so.
+                row.error_message = one_line(f"{message}; {error}")
+                self.out.stage(replace(row, extra={}, prompt=None, image_uri=None), None)
+            self.out.checkpoints.drop(item.work_key)
+
+    def load_checkpoint(self, work_key: str) -> bytes | None:
+        """Return the newest checkpoint of this work, None if there is none."""
+        return self.out.checkpoints.load(work_key)
+
+    def save_checkpoint(self, work_key: str, data: bytes) -> None:
+        """Keep a checkpoint of this work."""
+        with writing_output():
+            self.out.checkpoints.save(work_key, data)
 
     def _row(self, item: WorkItem, status: Any, times: tuple[datetime, datetime]) -> ResultRow:
         spec, source = self.spec, item.row
@@ -187,13 +223,14 @@ class CommitRows:
 class RowProcessor:
     """The row boundary: items in, committed rows out, every error turned into its row's error."""
 
-    def __init__(self, spec: JobSpec, fingerprint: str) -> None:
+    def __init__(self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any]) -> None:
         self.decode = DecodePhotos(spec)
         self.edit = EditPhotos(spec)
-        self.commit = CommitRows(spec, fingerprint)
+        self.commit = CommitRows(spec, fingerprint, job)
         self.device = spec.device
 
     def setup(self) -> None:
+        """Load the models. Raises: whatever keeps them from loading; no row is charged for it."""
         self.edit.setup()
 
     def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:
@@ -214,40 +251,40 @@ class RowProcessor:
     ) -> list[Outcome]:
         if not decoded:
             return []
-        checkpoints = self.commit.out.checkpoints
         items, photos = [item for item, _ in decoded], [photo for _, photo in decoded]
         try:
             results = self.edit(
                 items,
                 photos,
-                load_checkpoint=checkpoints.load,
-                save_checkpoint=checkpoints.save,
+                load_checkpoint=self.commit.load_checkpoint,
+                save_checkpoint=self.commit.save_checkpoint,
             )
         except Exception as error:  # the row boundary
-            if len(decoded) == 1:
-                return [self._charge(items[0], error, started)]
+            if len(decoded) == 1 or isinstance(error, PipelineError):
+                return [self._charge(item, error, started) for item in items]
             # One photo's fault must not fail the others of its batch: learn whose it is.
             return [o for pair in decoded for o in self._edit_and_commit([pair], started)]
         outcomes = []
         for (item, photo), result in zip(decoded, results, strict=True):
             try:
-                times = (started, _now())
-                self.commit.edited(item, photo, result, times)
+                if isinstance(result, Exception):
+                    raise result
+                self.commit.edited(item, photo, result, (started, _now()))
                 outcomes.append(self._outcome(item, result.status, started))
             except Exception as error:  # the row boundary
                 outcomes.append(self._charge(item, error, started))
         return outcomes
 
     def _charge(self, item: WorkItem, error: Exception, started: datetime) -> Outcome:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            # Nobody's photo is at fault: the run stops, the row stays pending.
-            return self._outcome(item, "disk_full", started, "DiskFull", str(error))
+        """Commit the row as failed; unless the output folder is at fault, which is no row's."""
         kind, message = describe(error)
         try:
+            if isinstance(error, (DiskFullError, OutputUnwritableError)):
+                raise error
             self.commit.failed(item, kind, message, (started, _now()))
-        except OSError as failure:
-            status = "disk_full" if failure.errno in _DISK_FULL else "uncommitted"
-            return self._outcome(item, status, started, *describe(failure))
+        except (DiskFullError, OutputUnwritableError) as fault:
+            status = "disk_full" if isinstance(fault, DiskFullError) else "unwritable"
+            return self._outcome(item, status, started, *describe(fault))
         return self._outcome(item, "failed", started, kind, message)
 
     def _outcome(

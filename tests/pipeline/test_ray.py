@@ -104,7 +104,7 @@ def test_a_photo_that_kills_its_workers_is_given_up_and_the_others_go_on(photos,
     code, output = finish(start(spec, tmp_path))
     assert code == 3, output
     failed = results(spec).query("status == 'failed'")
-    assert list(failed["error_type"]) == ["WorkerDied"]
+    assert list(failed["error_type"]) == ["PoisonRow"]
     assert "gave up after 2 workers" in failed["error_message"].iloc[0]
     assert (results(spec)["status"] == "ok").sum() == 7
 
