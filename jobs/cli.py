@@ -35,17 +35,19 @@ def _path(text: str) -> Path:
         raise exits.UsageError(
             f"{text} is not on a local or mounted file system; object stores are not supported yet."
         )
-    return Path(path).expanduser().absolute()
+    absolute = Path(path).expanduser().absolute()
+    # The default output folder is named after the last part, which must be a name.
+    return absolute.resolve() if ".." in absolute.parts else absolute
 
 
-def _path_argument(help: str) -> Any:
-    return typer.Argument(help=help, parser=_path, metavar="PATH")
+def _path_argument(metavar: str, help: str) -> Any:
+    return typer.Argument(help=help, parser=_path, metavar=metavar)
 
 
 Photos = Annotated[
-    Path, _path_argument("A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
+    Path, _path_argument("PHOTOS", "A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
 ]
-OutArgument = Annotated[Path, _path_argument("The output folder of a job.")]
+OutArgument = Annotated[Path, _path_argument("OUT", "The output folder of a job.")]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -94,7 +96,9 @@ Breaker = Annotated[
 ]
 Grace = Annotated[
     float,
-    typer.Option(min=0.0, help="Seconds that photos in work get to finish after Ctrl-C or SIGTERM."),
+    typer.Option(
+        min=0.0, help="Seconds that photos in work get to finish after Ctrl-C or SIGTERM."
+    ),
 ]
 Redo = Annotated[bool, typer.Option("--redo", help="Do everything again, with these options.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute rows again that are done.")]
@@ -239,7 +243,7 @@ def plan(
 
 @app.command()
 def run(
-    spec: Annotated[Path, _path_argument("A job spec in JSON, as OUT/_state/spec.json.")],
+    spec: Annotated[Path, _path_argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")],
     if_running: IfRunning = "fail",
     json: Json = False,
 ) -> None:
@@ -313,8 +317,8 @@ def doctor(json: Json = False) -> None:
 
 @manifest_app.command("build")
 def manifest_build(
-    photos: Annotated[Path, _path_argument("A folder of photos.")],
-    manifest: Annotated[Path, _path_argument("The Parquet file to write.")],
+    photos: Annotated[Path, _path_argument("PHOTOS", "A folder of photos.")],
+    manifest: Annotated[Path, _path_argument("MANIFEST", "The Parquet file to write.")],
 ) -> None:
     """Write a manifest of a folder, to add prompts, directions or targets to.
 

@@ -23,9 +23,7 @@ def show_scores(photos: Path, model: str, *, as_json: bool) -> int:
         elif scored.error is not None:
             console.error(f"{scored.row_id}: {scored.error}")
         else:
-            console.result(
-                f"{scored.guide_score:6.2f} {scored.judge_score:6.2f}  {scored.row_id}"
-            )
+            console.result(f"{scored.guide_score:6.2f} {scored.judge_score:6.2f}  {scored.row_id}")
     if as_json:
         console.print_json(records)
     return exits.ROWS_FAILED if failed else exits.OK

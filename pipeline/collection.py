@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
-from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.commits import OutputFolder
+from manifests.commits import MANIFEST_FILE, OutputFolder
+from manifests.committed import committed_rows
 from manifests.errors import ManifestError
+from manifests.parts import IMAGES, list_parts, open_part, part_path, read_part
+from manifests.schemas import RESULT_SCHEMA
+
+logger = logging.getLogger(__name__)
 
 STATES = ("ok", "rejected", "skipped", "failed")
 
@@ -57,47 +63,78 @@ class OutputView:
             "preset": self.job.get("preset"),
         }
 
-    def result_records(self) -> list[dict[str, Any]]:
-        """Return every committed row as a record, sorted by row_id."""
-        return sorted(self.folder.results().to_pylist(), key=lambda record: record["row_id"])
+    def results(self, columns: Iterable[str]) -> pa.Table:
+        """Return these columns, row_id the first, of every committed row, in no order."""
+        schema = pa.schema([RESULT_SCHEMA.field(name) for name in columns])
+        redo_epoch = self.job["redo"]["epoch"]
+        return committed_rows(self.folder.storage, schema, redo_epoch=redo_epoch)
 
-    def counts(self) -> dict[str, int]:
-        """Return rows by state: each status, and `pending` as far as the manifest tells."""
-        done = self.folder.done()
-        counts = Counter(done["status"].to_pylist())
-        manifest = self.folder.read_manifest()
-        counts["pending"] = 0
-        if manifest is not None:
-            committed = set(done["row_id"].to_pylist())
-            ids = manifest["row_id"].to_pylist()
-            counts["pending"] = sum(row_id not in committed for row_id in ids)
-        return {
-            state: counts[state] for state in ("ok", "rejected", "skipped", "failed", "pending")
-        }
+    def counts(self) -> dict[str, int] | None:
+        """Return the manifest's rows by state, as `standing` does; None before the first plan."""
+        if not self.folder.storage.exists(MANIFEST_FILE):
+            return None
+        manifest = read_part(self.folder.storage, MANIFEST_FILE, ["row_id", "input_key"])
+        return standing(manifest, self.folder.done())
 
-    def delivered(self, record: dict[str, Any]) -> bytes | None:
-        """Return the delivered file's bytes of a record, None if there is none to be found."""
-        if record["edited_uri"] is not None:
+    def delivered(self, records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
+        """Yield (row_id, bytes of the delivered file) of the records that have one, in any order.
+
+        A file that is not in `edited/` is looked for in the images parts, in one pass over them.
+        """
+        elsewhere = []
+        for record in records:
             try:
-                return self.folder.storage.read(record["edited_uri"])
-            except FileNotFoundError:
-                pass  # moved away; the images parts may hold it
-        row = self.folder.rows([record["row_id"]]).get(record["row_id"])
-        return None if row is None else self.folder.read_photo(row)
+                if record["edited_uri"] is None:
+                    raise FileNotFoundError
+                data = self.folder.storage.read(record["edited_uri"])
+            except OSError:  # not kept as a file, or moved away
+                elsewhere.append(record["row_id"])
+            else:
+                yield record["row_id"], data
+        if elsewhere:
+            yield from self._from_parts(pa.array(elsewhere, pa.string()))
 
-    def running(self) -> str | None:
-        """Return who runs on the folder now (`pid 12 on host`), None if nobody does.
+    def _from_parts(self, row_ids: pa.Array) -> Iterator[tuple[str, bytes]]:
+        storage = self.folder.storage
+        for number in list_parts(storage, IMAGES):
+            path = part_path(IMAGES, number)
+            try:
+                with open_part(storage, path) as part:
+                    for group in range(part.num_row_groups):
+                        yield from _held_photos(part, group, row_ids)
+            except (OSError, ManifestError, pa.ArrowException) as error:
+                logger.warning("%s is passed over (%s)", path, error)
+
+    def running(self) -> dict[str, Any] | None:
+        """Return who runs on the folder: {pid, host, started_at, alive}; None if nobody does.
 
         From the note the driver leaves beside its lock, so that asking never disturbs the lock.
+        `alive` is None when the note is another machine's, whose processes cannot be seen from
+        here: a run that was killed there leaves its note until the next one.
         """
         try:
             holder = json.loads(self.folder.storage.read("_state/driver.json"))
-        except (FileNotFoundError, ValueError):
+            pid, host, started_at = (holder.get(n) for n in ("pid", "host", "started_at"))
+        except (FileNotFoundError, ValueError, AttributeError):
             return None
-        pid, host = holder.get("pid"), holder.get("host")
-        if host == socket.gethostname() and not _alive(pid):
+        here = host == socket.gethostname()
+        if here and not _alive(pid):
             return None
-        return f"pid {pid} on {host}"
+        alive = True if here else None
+        return {"pid": pid, "host": host, "started_at": started_at, "alive": alive}
+
+
+def _held_photos(part: Any, group: int, row_ids: pa.Array) -> Iterator[tuple[str, bytes]]:
+    """Yield the photos of these rows in one row group; its images are read if it holds one."""
+    held = part.read_row_group(group, ["row_id"])["row_id"]
+    rows = pc.indices_nonzero(pc.is_in(held, row_ids)).to_pylist()
+    if not rows:
+        return
+    images = part.read_row_group(group, ["edited_image"])["edited_image"]
+    for i in rows:
+        image = images[i].as_py()
+        if image is not None and image["bytes"] is not None:
+            yield held[i].as_py(), image["bytes"]
 
 
 def _alive(pid: Any) -> bool:

@@ -220,3 +220,8 @@ def save_pipeline(
         "vae": ["doodl.pocket.autoencoder", "PatchAutoencoder"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    # diffusers notes where a network was loaded from: a path of the training machine.
+    config_path = folder / "vae" / "config.json"
+    config = json.loads(config_path.read_text())
+    config.pop("_name_or_path", None)
+    config_path.write_text(json.dumps(config, indent=2) + "\n")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.collection import OutputView
-from pipeline.pictures import delivered_thumbnail, source_thumbnail
+from jobs.console import plain
+from pipeline.collection import STATES, OutputView
+from pipeline.pictures import delivered_thumbnails, source_thumbnail
 
 
 @dataclass(frozen=True)
@@ -37,32 +39,49 @@ _GROUPS = (
 MAX_PICTURES = 1000
 """Photos shown of each group: making the thumbnails of 40,000 would take longer than the night."""
 
+MAX_FAILURES = 1000
+"""Failed rows listed; the table has them all."""
 
-def build_report(out: str, *, max_pictures: int = MAX_PICTURES) -> Path:
+_FIDELITY = {"psnr_db": "PSNR {:.1f} dB", "ssim": "SSIM {:.3f}", "edit_seconds": "{:.1f} s"}
+
+_COLUMNS = (
+    "row_id", "work_key", "image_uri", "status", "error_type", "error_message", "edited_uri",
+    "score_before", "score_after", "judge_before", "judge_after", "psnr_db", "ssim",
+    "edit_seconds",
+)  # fmt: skip
+
+
+def build_report(
+    out: str, *, max_pictures: int = MAX_PICTURES, max_failures: int = MAX_FAILURES
+) -> Path:
     """Write OUT/report/index.html with its thumbnails and return its path.
 
     A photo that cannot be shown (moved, unreadable) keeps its row, without a picture. Of a group
-    larger than max_pictures an even sample is shown, and the page says so.
+    larger than max_pictures an even sample is shown, of the failures the first max_failures, and
+    the page says so.
     Raises: ManifestError if OUT is not an output folder.
     """
     view = OutputView(out)
     folder = Path(out) / "report"
     thumbnails = folder / "thumbnails"
     thumbnails.mkdir(parents=True, exist_ok=True)
-    rows = view.result_records()
+    results = view.results(_COLUMNS)
     groups = []
     for title, status in _GROUPS:
-        group = [row for row in rows if row["status"] == status]
+        group = _with_status(results, status)
         shown = _sample(group, max_pictures)
-        groups.append((title, len(group), [_card(view, row, thumbnails) for row in shown]))
+        _make_thumbnails(view, shown, thumbnails)
+        groups.append((title, group.num_rows, [_card(row, thumbnails) for row in shown]))
+    failed = _with_status(results, "failed")
     page = (
         _environment()
         .get_template("page.html.jinja")
         .render(
             job=view.job_facts(),
-            facts=_facts(rows),
+            facts=_facts(results),
             groups=groups,
-            failures=[row for row in rows if row["status"] == "failed"],
+            failures=failed.take(_in_order(failed)[:max_failures]).to_pylist(),
+            num_failures=failed.num_rows,
         )
     )
     index = folder / "index.html"
@@ -70,25 +89,33 @@ def build_report(out: str, *, max_pictures: int = MAX_PICTURES) -> Path:
     return index
 
 
-def _sample(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    if len(rows) <= count:
-        return rows
-    return [rows[i * len(rows) // count] for i in range(count)]
+def _with_status(results: pa.Table, status: str) -> pa.Table:
+    return results.filter(pc.equal(results["status"], status))
 
 
-def _card(view: OutputView, row: dict[str, Any], thumbnails: Path) -> Card:
-    psnr = row["psnr_db"]
+def _in_order(table: pa.Table) -> pa.Array:
+    """Return the table's row numbers, sorted by row_id."""
+    return pc.sort_indices(table["row_id"])
+
+
+def _sample(group: pa.Table, count: int) -> list[dict[str, Any]]:
+    """Return at most `count` rows as records, evenly spread over the group sorted by row_id."""
+    order, total = _in_order(group), group.num_rows
+    if total > count:
+        order = order.take(pa.array([i * total // count for i in range(count)], pa.int64()))
+    return group.take(order).to_pylist()
+
+
+def _card(row: dict[str, Any], thumbnails: Path) -> Card:
     return Card(
         row_id=row["row_id"],
-        before=_thumbnail(thumbnails, "before", row, lambda: source_thumbnail(row["image_uri"])),
-        after=_thumbnail(thumbnails, "after", row, lambda: delivered_thumbnail(view, row))
-        if row["status"] == "ok"
-        else None,
+        before=_shown(thumbnails, row, "before"),
+        after=_shown(thumbnails, row, "after") if row["status"] == "ok" else None,
         guide=_change(row["score_before"], row["score_after"]),
         judge=_change(row["judge_before"], row["judge_after"]),
-        fidelity=f"PSNR {psnr:.1f} dB, SSIM {row['ssim']:.3f}, {row['edit_seconds']:.1f} s"
-        if psnr is not None
-        else "",
+        fidelity=", ".join(
+            text.format(row[name]) for name, text in _FIDELITY.items() if row[name] is not None
+        ),
     )
 
 
@@ -98,18 +125,31 @@ def _change(before: float | None, after: float | None) -> str:
     return f"{before:.2f} → {after:.2f} ({after - before:+.2f})"
 
 
-def _thumbnail(
-    folder: Path, kind: str, row: dict[str, Any], make: Callable[[], bytes | None]
-) -> str | None:
+def _make_thumbnails(view: OutputView, rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write the thumbnails of these rows that an earlier report has not."""
+    for row in rows:
+        path = _thumbnail_path(folder, row, "before")
+        if not path.is_file() and (data := source_thumbnail(row["image_uri"])) is not None:
+            _write(path, data)
+    paths = {
+        row["row_id"]: _thumbnail_path(folder, row, "after")
+        for row in rows
+        if row["status"] == "ok"
+    }
+    lacking = [row for row in rows if row["row_id"] in paths and not paths[row["row_id"]].is_file()]
+    for row_id, data in delivered_thumbnails(view, lacking):
+        _write(paths[row_id], data)
+
+
+def _thumbnail_path(folder: Path, row: dict[str, Any], kind: str) -> Path:
     # Named by a hash: a photo's own name may hold anything, and never reaches a path or a URL.
     name = hashlib.blake2b(f"{row['row_id']}\0{row['work_key']}".encode("utf-8", "surrogatepass"))
-    path = folder / f"{name.hexdigest()[:24]}-{kind}.jpg"
-    if not path.is_file():
-        data = make()
-        if data is None:
-            return None
-        _write(path, data)
-    return f"thumbnails/{path.name}"
+    return folder / f"{name.hexdigest()[:24]}-{kind}.jpg"
+
+
+def _shown(folder: Path, row: dict[str, Any], kind: str) -> str | None:
+    path = _thumbnail_path(folder, row, kind)
+    return f"thumbnails/{path.name}" if path.is_file() else None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -120,26 +160,25 @@ def _write(path: Path, data: bytes) -> None:
     Path(temporary).replace(path)
 
 
-def _facts(rows: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    rows = list(rows)
-    facts = [("photos", f"{len(rows):,}")]
-    facts += [
-        (status, f"{sum(row['status'] == status for row in rows):,}")
-        for status in ("ok", "rejected", "skipped", "failed")
-    ]
+def _facts(results: pa.Table) -> list[tuple[str, str]]:
+    counts = {v["values"]: v["counts"] for v in pc.value_counts(results["status"]).to_pylist()}
+    facts = [("photos", f"{results.num_rows:,}")]
+    facts += [(status, f"{counts.get(status, 0):,}") for status in STATES]
     for name, before, after in (
         ("guide", "score_before", "score_after"),
         ("judge", "judge_before", "judge_after"),
     ):
-        changes = [row[after] - row[before] for row in rows if row[before] is not None]
-        if changes:
-            facts.append((f"mean {name} change", f"{sum(changes) / len(changes):+.2f}"))
+        change = pc.mean(pc.subtract(results[after], results[before])).as_py()
+        if change is not None:
+            facts.append((f"mean {name} change", f"{change:+.2f}"))
     return facts
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jobs.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["plain"] = lambda text: plain(text or "")
+    return environment

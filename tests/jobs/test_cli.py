@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs import exits
-from jobs.cli import app
+from jobs.cli import app, main
 from tests.photos import collection, jpeg
 
 DOODL_BATCH = Path(sys.executable).parent / "doodl-batch"
@@ -22,6 +22,14 @@ def doodl_batch(*arguments, cwd=None, timeout=240, **options):
         [DOODL_BATCH, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False, **options,
     )  # fmt: skip
+
+
+def doodl_batch_here(monkeypatch, capsys, *arguments):
+    """Run the command in this process, which is quicker; return (exit code, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["doodl-batch", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr().err
 
 
 def commands(group=app, path=()):
@@ -117,11 +125,108 @@ def test_status_of_a_folder_that_is_none_is_a_usage_error(tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_missing_photos_are_one_line_and_exit_6(tmp_path):
-    result = doodl_batch("enhance", tmp_path / "nowhere")
-    assert result.returncode == exits.ENVIRONMENT
-    assert "does not exist" in result.stderr
-    assert "Traceback" not in result.stderr
+MISSING = "does not exist"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("enhance", MISSING),
+        ("plan", MISSING),
+        ("score", MISSING),
+        ("manifest show", MISSING),
+        ("manifest check", MISSING),
+        ("run", "is not a file"),
+        ("status", "holds no _job.json"),
+        ("report", "holds no _job.json"),
+    ],
+)
+def test_a_path_that_is_not_there_is_one_line_and_exit_2(
+    tmp_path, monkeypatch, capsys, command, words
+):
+    code, err = doodl_batch_here(monkeypatch, capsys, *command.split(), tmp_path / "nowhere")
+    assert code == exits.USAGE
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["enhance", "plan", "score", "status", "report", "run"])
+def test_an_object_store_is_refused_and_never_becomes_a_folder(
+    tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(tmp_path)
+    code, err = doodl_batch_here(monkeypatch, capsys, command, "s3://bucket/photos")
+    assert code == exits.USAGE
+    assert err.startswith("error: s3://bucket/photos is not on a local or mounted file system")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_on_an_object_store_is_refused_too(tmp_path, monkeypatch, capsys):
+    photos = collection(tmp_path / "photos", 1)
+    monkeypatch.chdir(tmp_path)
+    code, err = doodl_batch_here(monkeypatch, capsys, "enhance", photos, "--out", "gs://bucket/out")
+    assert (code, "gs://bucket/out is not" in err) == (exits.USAGE, True)
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_file_uri_is_a_path(tmp_path, monkeypatch, capsys):
+    photos = collection(tmp_path / "my photos", 2)
+    code, _ = doodl_batch_here(monkeypatch, capsys, "manifest", "check", photos.as_uri())
+    assert code == exits.OK
+
+
+def test_a_path_with_dots_gives_the_output_folder_its_own_name(tmp_path, monkeypatch, capsys):
+    photos = collection(tmp_path / "photos", 2)
+    monkeypatch.chdir(photos / "sub")
+    monkeypatch.setattr(sys, "argv", ["doodl-batch", "plan", "..", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == exits.OK
+    assert json.loads(capsys.readouterr().out)["out"] == f"{photos}-doodl"
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path, monkeypatch, capsys):
+    photos = collection(tmp_path / "photos", 1)
+    (tmp_path / "out").write_text("mine")
+    code, err = doodl_batch_here(monkeypatch, capsys, "enhance", photos, "--out", tmp_path / "out")
+    assert (code, "is a file" in err) == (exits.USAGE, True)
+
+
+def test_a_fault_of_ours_is_exit_1_with_the_way_to_its_traceback(tmp_path, monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise ValueError("shapes (3, 4) and (5,) differ")
+
+    monkeypatch.setattr("jobs.enhance.run_job", broken)
+    photos = collection(tmp_path / "photos", 1)
+    code, err = doodl_batch_here(monkeypatch, capsys, "enhance", photos)
+    assert code == exits.INTERNAL
+    assert "error: ValueError: shapes" in err
+    assert "--debug" in err
+
+
+def test_options_of_the_run_reach_its_spec(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def stop(spec, choice, observer):
+        seen.append(spec)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.enhance.run_job", stop)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    photos = collection(tmp_path / "photos", 1)
+    options = ["--breaker", 3, "--grace", 4.5, "--max-attempts", 5, "--max-pixels", 600]
+    code, err = doodl_batch_here(monkeypatch, capsys, "enhance", photos, *options, "--target", 7)
+    assert code == exits.SIGINT
+    (spec,) = seen
+    assert (spec.breaker, spec.grace_seconds, spec.max_attempts, spec.max_pixels) == (
+        3,
+        4.5,
+        5,
+        600,
+    )
+    assert (spec.direction, spec.target) == ("target", 7.0)
+    assert "RAY_ADDRESS is set and not used" in err
 
 
 @pytest.mark.parametrize(
@@ -131,6 +236,10 @@ def test_missing_photos_are_one_line_and_exit_6(tmp_path):
         (["--set", "nonsense=1"], "config has no 'nonsense'"),
         (["--strength", "3"], "strength (=3.0) must be in [0, 1]"),
         (["--since", "yesterdayish"], "since (='yesterdayish')"),
+        (["--since", "99999999999d"], "out of range"),
+        (["--direction", "up", "--target", "7"], "direction='up' with target=7.0"),
+        (["--max-pixels", "0"], "max_pixels (=0) must be at least 1"),
+        (["--set", "crops"], "--set 'crops' must be NAME=VALUE"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
         (["--preset", "grand"], "preset (='grand') must be one of"),
     ],
@@ -160,6 +269,29 @@ def test_manifest_build_show_check(tmp_path):
     shown = json.loads(doodl_batch("manifest", "show", path, "--json").stdout)
     assert [row["row_id"] for row in shown] == ["p000.jpg", "p002.jpg", "sub/p001.jpg"]
     assert doodl_batch("manifest", "check", path).returncode == 0
+
+
+def test_manifest_check_names_the_rows_that_could_not_run(tmp_path, monkeypatch, capsys):
+    photos = collection(tmp_path / "photos", 2)
+    path = tmp_path / "m.jsonl"
+    rows = [
+        {"row_id": "good", "direction": "down", "strength": 0.5},
+        {"row_id": "sideways", "direction": "sideways"},
+        {"row_id": "strong", "strength": 5.0},
+        {"row_id": "aimless", "direction": "target"},
+    ]
+    lines = [json.dumps({"image_uri": str(photos / "p000.jpg"), **row}) for row in rows]
+    path.write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "argv", ["doodl-batch", "manifest", "check", str(path), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == exits.ROWS_FAILED
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["rows"] == 4
+    invalid = {row["row_id"]: row["error"] for row in checked["invalid"]}
+    assert invalid.keys() == {"sideways", "strong", "aimless"}
+    assert "direction" in invalid["sideways"]
+    assert "strength" in invalid["strong"]
 
 
 def test_score_prints_both_scores(tmp_path):

