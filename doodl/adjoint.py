@@ -4,7 +4,8 @@ The walk back needs, for each call of the noise predictor, only that call's inpu
 between the calls is linear with known coefficients. `memory` says where the inputs come from:
 
     checkpoint   stored on the way (2T small latents); each call is recomputed once
-    invert       rebuilt by the inverse on the way back (nothing stored), as the DOODL paper does
+    invert       rebuilt by the inverse on the way back (nothing stored), as the DOODL paper does;
+                 the pair is carried in float64: un-mixing swells its rounding by p^-2 a step
     full         plain autograd keeps every activation; for tests and small models
     budget:SIZE  checkpoint, but the activations of as many calls as fit in SIZE are kept
 
@@ -24,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from doodl.config import MIX_WEIGHT
 from doodl.edict import (
-    NoisePredictor,
+    PredictNoise,
     Steps,
     as_state,
     check_pair,
@@ -62,7 +63,7 @@ class _Call:
 
 
 def _evaluate_with_graph(
-    predict_noise: NoisePredictor, latents: Tensor, t: Tensor
+    predict_noise: PredictNoise, latents: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaf = latents.detach().requires_grad_()
@@ -77,13 +78,26 @@ def _pull_back(leaf: Tensor, noise_pred: Tensor, cotangent: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if grad is None else grad
 
 
-def activation_bytes(predict_noise: NoisePredictor, latents: Tensor, t: Tensor) -> int:
+def _weight_storages(predict_noise: PredictNoise) -> set[int]:
+    """Return the addresses of the weights of a network, or of the `unet` a predictor holds."""
+    networks = (predict_noise, getattr(predict_noise, "unet", None))
+    return {
+        weight.untyped_storage().data_ptr()
+        for network in networks
+        if isinstance(network, torch.nn.Module)
+        for weight in network.parameters()
+    }
+
+
+def activation_bytes(predict_noise: PredictNoise, latents: Tensor, t: Tensor) -> int:
     """Return the bytes autograd keeps for one call, each storage counted once, weights left out."""
+    # By storage: a linear layer saves its weight as a view, which is no Parameter.
+    weights = _weight_storages(predict_noise)
     storages: dict[int, int] = {}
 
     def record(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in weights:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -98,7 +112,7 @@ def activation_bytes(predict_noise: NoisePredictor, latents: Tensor, t: Tensor) 
 class _Tape:
     """What the way down leaves for the way back."""
 
-    predict_noise: NoisePredictor
+    predict_noise: PredictNoise
     steps: Steps
     mix_weight: float
     rebuild: bool
@@ -120,13 +134,15 @@ class _Generate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, tape: _Tape) -> tuple[Tensor, Tensor]:
-        steps, tape.calls = tape.steps, []
+        steps, tape.calls, dtype = tape.steps, [], x.dtype
         # The last calls are kept: the walk back uses them first and frees them first.
         recomputed = 2 * sum(steps.calls) - tape.kept_calls(x)
+        # Copies: the first call's input is kept, and the caller may change its own in place.
+        x, y = (x.double(), y.double()) if tape.rebuild else (x.clone(), y.clone())
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             if tape.rebuild:
-                return as_state(tape.predict_noise(z, t), z)
+                return as_state(tape.predict_noise(z.to(dtype), t), z)
             call = _Call(z)
             tape.calls.append(call)
             if len(tape.calls) <= recomputed:
@@ -145,7 +161,7 @@ class _Generate(torch.autograd.Function):
         ctx.tape = tape
         if tape.rebuild:
             ctx.save_for_backward(x, y)
-        return x, y
+        return x.to(dtype), y.to(dtype)
 
     @staticmethod
     @once_differentiable
@@ -162,6 +178,7 @@ class _Generate(torch.autograd.Function):
         ) -> tuple[Tensor, Tensor]:
             """Return (epsilon, J^T cotangent) of the call made at this point of the walk."""
             if latents is not None:
+                latents = latents.to(cotangent.dtype)
                 leaf, noise_pred = _evaluate_with_graph(tape.predict_noise, latents, t)
             else:
                 call = remaining.pop()
@@ -199,7 +216,7 @@ class _Generate(torch.autograd.Function):
 
 
 def generate_with_grad(
-    predict_noise: NoisePredictor,
+    predict_noise: PredictNoise,
     x: Tensor,
     y: Tensor,
     schedule: Schedule,
@@ -211,15 +228,18 @@ def generate_with_grad(
 
     Args:
         memory: checkpoint | invert | full | budget:SIZE, see the module's head. All give plain
-            autograd's gradient: to 1e-10 in float64, 1e-4 in float32; `invert` adds the error
-            of the rebuilt latents.
-        others: as `edict.generate`. The predictor's weights get no gradient: freeze them.
+            autograd's gradient: to 1e-10 in float64, 1e-4 in float32.
+        others: as `edict.generate`. Freeze the predictor's weights: they get no gradient, save
+            under `full`, where autograd computes one for each that asks.
     Raises: ValueError as `edict.generate`, or on an unknown memory mode.
     Source: DOODL (arXiv:2303.13703), section 3.3: gradients through invertible EDICT steps.
     """
     mode, budget_bytes = parse_memory(memory)
     if mode == "full":
         return generate(predict_noise, x, y, schedule, mix_weight=mix_weight)
+    if not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
+        with torch.no_grad():
+            return generate(predict_noise, x, y, schedule, mix_weight=mix_weight)
     check_pair(x, y, mix_weight)
     tape = _Tape(
         predict_noise, Steps(schedule, x.device), mix_weight, mode == "invert", budget_bytes

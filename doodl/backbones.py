@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from doodl.denoiser import NoisePredictor
+from doodl.denoiser import PREDICTION_TYPES, NoisePredictor
 from doodl.errors import ModelError
 from doodl.revisions import folder_revision
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
@@ -65,9 +66,12 @@ class Backbone:
         levels = len(self.unet.config.block_out_channels)
         return self.latent_factor * 2 ** (levels - 1)
 
-    def schedule(self, num_inference_steps: int) -> Schedule:
-        """Return the DDIM schedule of T steps with the model's own alphas, offset 0 as in DOODL."""
-        return Schedule.ddim(self.alphas_cumprod, num_inference_steps)
+    def schedule(self, num_inference_steps: int, depth: float = 1.0) -> Schedule:
+        """Return the DDIM schedule of T steps with the model's own alphas, cut to its `depth`.
+
+        The steps offset is 0, as in DOODL.
+        """
+        return Schedule.ddim(self.alphas_cumprod, num_inference_steps).part(depth)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -134,9 +138,25 @@ def _component(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtyp
         model = cls.from_pretrained(
             folder / name, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **quiet
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder / name} cannot be loaded: {error}") from error
     return model.eval().requires_grad_(False)
+
+
+def _check_scheduler(config: dict[str, Any]) -> None:
+    """Raise ModelError if the model was trained on noise that `Schedule` does not describe."""
+    kind = str(config.get("_class_name"))
+    if "FlowMatch" in kind or config.get("use_flow_sigmas"):
+        raise ModelError(f"scheduler {kind}: flow matching models are not supported.")
+    for name in ("trained_betas", "rescale_betas_zero_snr"):
+        if config.get(name):
+            raise ModelError(f"scheduler {kind}: {name} is set, which is not supported.")
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in PREDICTION_TYPES:
+        raise ModelError(
+            f"scheduler {kind}: prediction_type (={prediction_type!r}) must be one of "
+            f"{', '.join(PREDICTION_TYPES)}."
+        )
 
 
 def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
@@ -162,7 +182,8 @@ def load_backbone(
     Args:
         folder: holds model_index.json and one folder per component, weights in safetensors.
         dtype: what the networks run in; the latents stay float32.
-    Raises: ModelError if a part is absent, of an unknown class, or not in safetensors.
+    Raises: ModelError if a part is absent, of an unknown class, or not in safetensors, or if
+        the scheduler's config asks for what `Schedule` does not know.
     """
     from transformers import AutoTokenizer
 
@@ -172,6 +193,8 @@ def load_backbone(
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder} is not a diffusers pipeline folder: {error}") from error
+    _check_scheduler(scheduler)
+    alphas_cumprod = _alphas_cumprod(scheduler)
     device = torch.device(device)
     unet, vae, text_encoder = (
         _component(folder, index, part, dtype).to(device)
@@ -181,14 +204,13 @@ def load_backbone(
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'tokenizer'} cannot be loaded: {error}") from error
-    prediction_type = scheduler.get("prediction_type", "epsilon")
     return Backbone(
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        alphas_cumprod=_alphas_cumprod(scheduler),
-        prediction_type=prediction_type,
+        alphas_cumprod=alphas_cumprod,
+        prediction_type=scheduler.get("prediction_type", "epsilon"),
         device=device,
         dtype=dtype,
         name=name or folder.name,

@@ -48,8 +48,9 @@ class NoisePredictor:
         if guided and negative_embeds is None:
             raise ValueError(f"guidance_scale (={guidance_scale}) needs negative_embeds.")
         # An empty negative prompt against an empty prompt guides nowhere and doubles the cost.
-        if guided and negative_embeds is not None and torch.equal(prompt_embeds, negative_embeds):
-            guided = False
+        # One row stands for all photos, so the two are compared as they will be used.
+        if guided and negative_embeds is not None:
+            guided = not torch.equal(*torch.broadcast_tensors(prompt_embeds, negative_embeds))
         self.unet = unet
         self.prompt_embeds = prompt_embeds
         self.negative_embeds = negative_embeds if guided else None
@@ -60,10 +61,11 @@ class NoisePredictor:
 
     def keep(self, indices: list[int]) -> NoisePredictor:
         """Return the predictor of only these photos of the batch."""
-        if len(self.prompt_embeds) == 1:
-            return self
         kept = copy(self)
-        kept.prompt_embeds = self.prompt_embeds[indices]
+        if len(self.prompt_embeds) > 1:
+            kept.prompt_embeds = self.prompt_embeds[indices]
+        if self.negative_embeds is not None and len(self.negative_embeds) > 1:
+            kept.negative_embeds = self.negative_embeds[indices]
         return kept
 
     def __call__(self, latents: Tensor, t: Tensor) -> Tensor:

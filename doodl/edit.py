@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +14,19 @@ from torch import Tensor
 from doodl.backbones import Backbone, load_backbone
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
+from doodl.denoiser import NoisePredictor
 from doodl.edict import generate, invert
-from doodl.errors import InversionError, ModelError, OptimisationError
+from doodl.errors import DoodlError, InversionError, ModelError, OptimisationError
 from doodl.fidelity import psnr_db, ssim
 from doodl.images import Photo, decode_photo, encode_photo, into_photo_space, model_view
 from doodl.objective import Aim, EnhanceProblem
 from doodl.optimise import LatentState, optimise
 from doodl.pocket import weights_dir
+from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, load_scorer
 from doodl.transfer import TransferFit, apply_transfer_to_pixels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class EditRequest:
         seed: of the photo's own random generator.
         prompt: what the denoiser is told the photo shows; empty leaves it to the noise.
         strength: share of the change that is delivered, in [0, 1].
-        checkpoint: bytes of an interrupted optimisation of this very request, to go on from.
+        checkpoint: bytes of an interrupted optimisation of this very request, to go on from; the
+            photo starts again if they are not.
     """
 
     photo: Photo
@@ -54,8 +61,8 @@ class EditResult:
 
     Attributes:
         encoded: the edited photo's file bytes; there whatever the status says.
-        status: ok | rejected | skipped.
-        inversion_error: RMS of the latents' round trip over the RMS of the latents.
+        status: ok | rejected | skipped (good enough as it was).
+        inversion_error: RMS of the pair's round trip over the RMS of the latents.
         loss_curve: loss of each rendered iterate.
     """
 
@@ -106,15 +113,15 @@ class PhotoEditor:
 
     def edit(
         self, requests: Sequence[EditRequest], *, on_iteration: OnIteration | None = None
-    ) -> list[EditResult]:
+    ) -> list[EditResult | DoodlError]:
         """Edit photos together and return their results in the order of the requests.
 
         Photos of the same frame size share batches; a photo's result does not depend on them.
-        Raises: InversionError, OptimisationError if any photo's numbers are not finite; edit
-            one by one to learn which.
+        Where the result would be, a photo that failed has its error: InversionError or
+        OptimisationError if its numbers are not finite.
         """
         views = [self.view(request.photo) for request in requests]
-        results: dict[int, EditResult] = {}
+        results: dict[int, EditResult | DoodlError] = {}
         for shape in dict.fromkeys(view.shape for view in views):
             places = [i for i, view in enumerate(views) if view.shape == shape]
             group = self._edit_group(
@@ -130,62 +137,69 @@ class PhotoEditor:
         requests: Sequence[EditRequest],
         views: Tensor,
         on_iteration: OnIteration | None,
-    ) -> list[EditResult]:
-        latents = self.backbone.encode(views)
+    ) -> list[EditResult | DoodlError]:
+        sampler = self.config.sampler
         predictor = self.backbone.predictor(
-            [request.prompt for request in requests],
-            guidance_scale=self.config.sampler.guidance_scale,
+            [request.prompt for request in requests], guidance_scale=sampler.guidance_scale
         )
+        schedule = self.backbone.schedule(sampler.num_inference_steps, sampler.depth)
+        x, y, x_0, errors = self._invert(predictor, schedule, self.backbone.encode(views))
+        results: list[EditResult | DoodlError] = [
+            InversionError("the inversion left the finite numbers; try more steps.")
+            for _ in requests
+        ]
+        places = [i for i, error in enumerate(errors) if math.isfinite(error)]
+        if not places:
+            return results
         with torch.no_grad():
-            bases = self.backbone.decode(latents)
+            bases = self.backbone.decode(x_0[places])
         problem = EnhanceProblem.of(
             self.backbone,
-            predictor,
+            predictor.keep(places),
             self.guide,
             self.config,
-            views=views,
+            views=views[places],
             bases=bases,
-            aims=[request.aim for request in requests],
-            grey=[request.photo.grey for request in requests],
+            aims=[requests[i].aim for i in places],
+            grey=[requests[i].photo.grey for i in places],
         )
-        x, y, errors = self._invert(problem, latents)
-        states = [
-            state_from_bytes(request.checkpoint, device=self.backbone.device)
-            if request.checkpoint is not None
-            else LatentState.start(x[i], y[i], request.seed)
-            for i, request in enumerate(requests)
-        ]
+        states = [_start_or_resume(requests[i], x[i], y[i]) for i in places]
 
         def report(running: Sequence[LatentState]) -> None:
             if on_iteration is not None:
                 for state in running:
-                    on_iteration(states.index(state), state)
+                    on_iteration(places[states.index(state)], state)
 
         optimise(states, problem, self.config.optimiser, on_iteration=report)
         images = self._render_best(problem, states)
-        return [
-            self._deliver(request, bases[i : i + 1], images[i : i + 1], states[i], errors[i])
-            for i, request in enumerate(requests)
-        ]
+        for i, state, base, image in zip(
+            places, states, bases.split(1), images.split(1), strict=True
+        ):
+            try:
+                results[i] = self._deliver(requests[i], base, image, state, errors[i])
+            except DoodlError as error:  # its batch has been paid for
+                results[i] = error
+        return results
 
     @torch.no_grad()
     def _invert(
-        self, problem: EnhanceProblem, latents: Tensor
-    ) -> tuple[Tensor, Tensor, list[float]]:
-        """Return the noise pair and each photo's relative RMS error of the way there and back."""
+        self, predictor: NoisePredictor, schedule: Schedule, latents: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+        """Return (x_T, y_T), x_0 back from there, and each photo's relative RMS error of the two.
+
+        The error is not finite where the way there or back is not.
+        """
         p = self.config.sampler.p
-        x, y = invert(problem.predictor, latents, latents, problem.schedule, mix_weight=p)
-        x_0, _ = generate(problem.predictor, x, y, problem.schedule, mix_weight=p)
-        rms = latents.square().mean((1, 2, 3)).sqrt()
-        errors = ((x_0 - latents).square().mean((1, 2, 3)).sqrt() / rms).tolist()
-        if not all(error == error for error in errors):
-            raise InversionError("the inversion left the finite numbers; try more steps.")
-        return x, y, errors
+        x, y = invert(predictor, latents, latents, schedule, mix_weight=p)
+        x_0, y_0 = generate(predictor, x, y, schedule, mix_weight=p)
+        squared = (x_0 - latents).square() + (y_0 - latents).square()
+        # A photo whose latents are all zero has no scale to compare with, and no NaN either.
+        rms = latents.square().mean((1, 2, 3)).sqrt().clamp_min(torch.finfo(latents.dtype).tiny)
+        errors = (squared.mean((1, 2, 3)) / 2).sqrt() / rms
+        return x, y, x_0, errors.tolist()
 
     @torch.no_grad()
     def _render_best(self, problem: EnhanceProblem, states: Sequence[LatentState]) -> Tensor:
-        if any(state.stop_reason == "diverged" and state.best_iteration == 0 for state in states):
-            raise OptimisationError("the optimisation left the finite numbers at once.")
         x = torch.stack([state.best_x for state in states])
         y = torch.stack([state.best_y for state in states])
         return problem.decode(problem.generate(x, y)[0])
@@ -198,17 +212,22 @@ class PhotoEditor:
         state: LatentState,
         inversion_error: float,
     ) -> EditResult:
+        if math.isinf(state.best_value):
+            raise OptimisationError("the optimisation left the finite numbers at once.")
         photo = request.photo
         # The pixels to deliver are in the photo's own colour space, so the change is fitted there.
         fit = TransferFit(into_photo_space(photo, base), grey=photo.grey)
         transfer = fit.fit(into_photo_space(photo, image)).detach()
         pixels = apply_transfer_to_pixels(transfer, photo.pixels, strength=request.strength)
         encoded = encode_photo(photo, pixels, software=self.software)
-        delivered = decode_photo(encoded)
+        # The source was accepted at this size, so its edit is.
+        delivered = decode_photo(encoded, max_pixels=photo.width_px * photo.height_px)
         before, after = self.scores(photo), self.scores(delivered)
         improved = [request.aim.improved(b, a) for b, a in zip(before, after, strict=True)]
-        if state.best_iteration == 0:
-            status = "skipped" if state.stop_reason == "good_enough" else "rejected"
+        if state.iteration == 0 and state.stop_reason == "good_enough":
+            status = "skipped"
+        elif state.best_iteration == 0:
+            status = "rejected"
         else:
             status = "ok" if all(improved) else "rejected"
         return EditResult(
@@ -231,6 +250,16 @@ class PhotoEditor:
         """Return (guide score, judge score) of a photo as it stands."""
         view = self.view(photo)
         return float(self.guide(view)), float(self.judge(view))
+
+
+def _start_or_resume(request: EditRequest, x: Tensor, y: Tensor) -> LatentState:
+    """Return the state of the request's checkpoint, or of the pair's start if none fits."""
+    if request.checkpoint is not None:
+        try:
+            return state_from_bytes(request.checkpoint, like=x)
+        except OptimisationError as error:
+            logger.warning("%s The photo starts again.", error)
+    return LatentState.start(x, y, request.seed)
 
 
 def _at_places(on_iteration: OnIteration | None, places: list[int]) -> OnIteration | None:

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 _SSIM_LONGER_SIDE_PX = 1024
+_SSIM_WINDOW_PX = 11  # 3.5 sigma to either side
 _ROWS = 256
 
 
@@ -29,7 +30,8 @@ def psnr_db(source: np.ndarray, delivered: np.ndarray) -> float:
 def ssim(source: np.ndarray, delivered: np.ndarray) -> float:
     """Return the structural similarity of the luminance of two photos, 1 if equal.
 
-    Taken at a longer side of at most 1024 px, Gaussian windows of sigma 1.5 (Wang et al. 2004).
+    Taken at a longer side of at most 1024 px, Gaussian windows of sigma 1.5 (Wang et al. 2004);
+    a long strip is kept larger, so that its shorter side still holds a window.
     """
     from skimage.metrics import structural_similarity
 
@@ -51,7 +53,11 @@ def _small_luminance(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     image = Image.fromarray(pixels).convert("L")
-    image.thumbnail((_SSIM_LONGER_SIDE_PX, _SSIM_LONGER_SIDE_PX), Image.Resampling.BOX)
+    longer, shorter = max(image.size), min(image.size)
+    scale = max(_SSIM_LONGER_SIDE_PX / longer, _SSIM_WINDOW_PX / shorter)
+    if scale < 1:
+        width, height = (max(_SSIM_WINDOW_PX, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
     return np.asarray(image)
 
 

@@ -12,20 +12,27 @@ from doodl.adjoint import generate_with_grad
 from doodl.backbones import Backbone
 from doodl.config import EditConfig
 from doodl.denoiser import NoisePredictor
-from doodl.guidance.aesthetic import aesthetic_loss
-from doodl.guidance.crops import crop_count, multicrop
+from doodl.guidance.aesthetic import aesthetic_loss, check_direction
+from doodl.guidance.crops import multicrop
 from doodl.optimise import Judgement
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer
+from doodl.towers import clamp_straight_through
 from doodl.transfer import TransferFit, apply_transfer
 
 
 @dataclass(frozen=True)
 class Aim:
-    """Where one photo's score shall go: up, down, or to a target score."""
+    """Where one photo's score shall go: up, down, or to a target score.
+
+    Raises: ValueError as `check_direction`.
+    """
 
     direction: str
     target: float | None = None
+
+    def __post_init__(self) -> None:
+        check_direction(self.direction, self.target)
 
     def loss(self, scores: Tensor) -> Tensor:
         return aesthetic_loss(scores, self.direction, self.target)
@@ -47,7 +54,7 @@ def chroma(images: Tensor) -> Tensor:
     return torch.stack([red - green, blue - (red + green) / 2], 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EnhanceProblem:
     """Optimise the score of the decoded image and of the photo as it will be delivered.
 
@@ -82,7 +89,8 @@ class EnhanceProblem:
         grey: Sequence[bool],
     ) -> EnhanceProblem:
         """Return the problem with its schedule cut to the config's depth and the fit prepared."""
-        schedule = backbone.schedule(config.sampler.num_inference_steps).part(config.sampler.depth)
+        sampler = config.sampler
+        schedule = backbone.schedule(sampler.num_inference_steps, sampler.depth)
         fit = TransferFit(bases, grey=tuple(grey))
         return cls(
             backbone,
@@ -115,12 +123,12 @@ class EnhanceProblem:
         delivered = self.delivered(images)
         sources = [images, delivered] if config.transfer_in_loss else [images]
         scores = torch.stack([self._mean_score(source, generators) for source in sources])
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not config.transfer_in_loss):
+        with torch.no_grad():
             final_scores = self.guide(delivered)
         penalty = self._penalty(delivered)
         loss = self._loss(scores).sum(0) + penalty
         value = self._loss(final_scores[None])[0] + penalty
-        return Judgement(loss, value.detach(), self._good_enough(final_scores.detach()))
+        return Judgement(loss, value.detach(), self._good_enough(final_scores))
 
     def _penalty(self, delivered: Tensor) -> Tensor:
         """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
@@ -153,15 +161,20 @@ class EnhanceProblem:
 
     def _mean_score(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return each image's mean score (B,) over its crops and, if asked, the whole frame."""
+        # Before anything averages pixels: overshoot that no file can hold shall earn nothing.
+        images = clamp_straight_through(images, -1.0, 1.0)
         size = self.guide.tower.size_px
-        batch, (height, width) = len(images), images.shape[-2:]
-        num_crops = crop_count((height, width), self.config.num_crops, size)
+        batch = len(images)
         crops = multicrop(
-            images, num_crops, size, cut_power=self.config.cut_power, generators=generators
+            images,
+            self.config.num_crops,
+            size,
+            cut_power=self.config.cut_power,
+            generators=generators,
         )
         if self.config.whole_view:
             whole = self.guide.tower.resize(images)
-            crops = torch.cat([crops.view(batch, num_crops, 3, size, size), whole[:, None]], 1)
+            crops = torch.cat([crops.view(batch, -1, 3, size, size), whole[:, None]], 1)
             crops = crops.flatten(0, 1)
         return self.guide(crops).view(batch, -1).mean(1)
 

@@ -6,6 +6,7 @@ be optimised together, leave when they are done, and be saved and resumed one by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,7 +18,7 @@ from torch import Tensor
 from doodl.config import OptimiserConfig
 
 
-@dataclass
+@dataclass(eq=False)
 class Judgement:
     """What the objective says of a batch of rendered images, one value per photo.
 
@@ -58,7 +59,8 @@ class LatentState:
         norm_x, norm_y: L2 norms at the start, for renormalising.
         iteration: updates made so far.
         loss_curve: loss of each rendered iterate, the start first.
-        best_x, best_y, best_value, best_iteration: the best rendered iterate.
+        best_x, best_y, best_value, best_iteration: the iterate to deliver: the one that was
+            good enough, else the best rendered; best_value is inf while none was finite.
         stop_reason: None while running; else steps | good_enough | plateau | diverged.
     """
 
@@ -164,10 +166,10 @@ def _record(
 ) -> None:
     """Take note of the iterate just rendered: the best so far, and whether to stop here."""
     state.loss_curve.append(loss)
-    if not (loss == loss and value == value and abs(loss) != float("inf")):
+    if not (math.isfinite(loss) and math.isfinite(value)):
         state.stop_reason = "diverged"
         return
-    if value < state.best_value:
+    if good or value < state.best_value:
         state.best_value, state.best_iteration = value, state.iteration
         state.best_x, state.best_y = state.x, state.y
     if good:
@@ -218,16 +220,13 @@ def optimise(
 ) -> None:
     """Run Algorithm 1 until every photo has stopped; the states hold the result.
 
-    A photo that stops early leaves the batch, so nothing is computed for it any more.
+    A photo that has stopped, here or before, leaves the batch: nothing more is computed for it.
     `on_iteration` is called with the states after each iteration: checkpoints, heartbeats.
     """
-    running = [state for state in states if state.stop_reason is None]
-    while running:
+    running = list(states)
+    while going_on := [i for i, state in enumerate(running) if state.stop_reason is None]:
+        if len(going_on) < len(running):
+            running, problem = [running[i] for i in going_on], problem.keep(going_on)
         advance(running, problem, config)
         if on_iteration is not None:
             on_iteration(running)
-        going_on = [i for i, state in enumerate(running) if state.stop_reason is None]
-        if len(going_on) < len(running):
-            running = [running[i] for i in going_on]
-            if running:
-                problem = problem.keep(going_on)

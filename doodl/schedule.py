@@ -16,7 +16,7 @@ def _divisors_near(value: int, total: int) -> list[int]:
     return below + above
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """T denoising steps, each the affine map z_s = a z_t + b epsilon(z_t, t).
 
@@ -51,10 +51,11 @@ class Schedule:
 
         Args:
             alphas_cumprod: (num_train_timesteps,) cumulative alphas, in (0, 1], descending.
-            num_inference_steps: T; must divide num_train_timesteps.
+            num_inference_steps: T, an int; must divide num_train_timesteps.
             steps_offset: added to every timestep (0 in the DOODL code, 1 in Stable Diffusion's).
-            final_alpha_cumprod: alpha after the last step; None means alphas_cumprod[0].
-        Raises: ValueError if T does not divide the training steps or a timestep falls outside them.
+            final_alpha_cumprod: alpha after the last step, in (0, 1]; None: alphas_cumprod[0].
+        Raises: ValueError if an alpha is out of range or order, T does not divide the training
+            steps, or a timestep falls outside them.
         Source: DDIM (arXiv:2010.02502), eq. 12, at sigma = 0:
             a = sqrt(alpha_s / alpha_t)
             b = sqrt(1 - alpha_s) - sqrt(alpha_s (1 - alpha_t) / alpha_t)
@@ -64,6 +65,14 @@ class Schedule:
             raise ValueError(
                 f"alphas_cumprod (shape {tuple(alphas_cumprod.shape)}) must be 1-D in (0, 1]."
             )
+        if (alphas_cumprod.diff() > 0).any():
+            raise ValueError("alphas_cumprod must descend: the first timestep has the least noise.")
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("steps_offset", steps_offset),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"{name} (={value!r}) must be an int.")
         num_train = len(alphas_cumprod)
         if num_inference_steps < 1 or num_train % num_inference_steps:
             # The released code's fractional spacing swaps weights and miscounts steps.
@@ -80,10 +89,13 @@ class Schedule:
                 f"use 0..{stride - 1}."
             )
         final = alphas_cumprod[0] if final_alpha_cumprod is None else final_alpha_cumprod
+        final = torch.as_tensor(final, dtype=torch.float64).detach().cpu()
+        if final.numel() != 1 or not 0 < float(final) <= 1:
+            raise ValueError(
+                f"final_alpha_cumprod (={final_alpha_cumprod}) must be one number in (0, 1]."
+            )
         alphas = alphas_cumprod[timesteps]
-        alphas_next = torch.cat(
-            [alphas[1:], torch.as_tensor(final, dtype=torch.float64).reshape(1)]
-        )
+        alphas_next = torch.cat([alphas[1:], final.reshape(1)])
         return cls.from_alphas(timesteps, alphas, alphas_next)
 
     @classmethod

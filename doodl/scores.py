@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from doodl.errors import ModelError
@@ -90,18 +92,41 @@ def load_aesthetic_head(path_or_name: str | Path) -> nn.Module:
         )
     try:
         state = _read_state(path)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path.name} cannot be read as tensors: {error}") from error
-    if {"weight", "bias"} <= state.keys() and state["weight"].ndim == 2:
+    if _is_linear(state):
         head: nn.Module = LinearHead(state["weight"], state["bias"])
-    elif all(f"layers.{i}.weight" in state for i in _V2_INDICES):
+    elif _is_mlp(state):
         head = MLPHead(state)
     else:
+        shapes = {name: tuple(state[name].shape) for name in sorted(state)[:4]}
         raise ModelError(
-            f"{path.name} has tensors {sorted(state)[:4]}; want weight (1, D) and bias (1,), "
-            "or layers.0/2/4/6/7."
+            f"{path.name} has tensors {shapes}; want weight (1, D) and bias (1,), "
+            "or layers.0/2/4/6/7 whose last is one wide, each with weight and bias."
         )
     return head.eval().requires_grad_(False)
+
+
+def _is_linear(state: dict[str, Tensor]) -> bool:
+    if not {"weight", "bias"} <= state.keys():
+        return False
+    weight, bias = state["weight"], state["bias"]
+    return weight.ndim == 2 and len(weight) == 1 and bias.numel() == 1
+
+
+def _is_mlp(state: dict[str, Tensor]) -> bool:
+    """Return whether the layers are all there and each takes what the one before it gives."""
+    names = [f"layers.{i}" for i in _V2_INDICES]
+    if not all(f"{name}.{part}" in state for name in names for part in ("weight", "bias")):
+        return False
+    weights = [state[f"{name}.weight"] for name in names]
+    if any(weight.ndim != 2 for weight in weights) or len(weights[-1]) != 1:
+        return False
+    fed = all(after.shape[1] == len(before) for before, after in pairwise(weights))
+    return fed and all(
+        state[f"{name}.bias"].shape == weight.shape[:1]
+        for name, weight in zip(names, weights, strict=True)
+    )
 
 
 class AestheticScorer(nn.Module):

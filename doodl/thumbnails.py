@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 
 from PIL import Image, ImageCms, ImageOps
@@ -10,6 +11,18 @@ from PIL import Image, ImageCms, ImageOps
 from doodl.errors import UnreadablePhotoError
 
 _MAX_PIXELS = 250_000_000
+_PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's plugins raise on files that are not whole or not what they say."""
 
 
 def thumbnail(data: bytes, side_px: int = 480) -> bytes:
@@ -25,14 +38,21 @@ def thumbnail(data: bytes, side_px: int = 480) -> bytes:
             raise UnreadablePhotoError(f"{image.width}x{image.height} pixels are too many.")
         image.draft("RGB", (side_px, side_px))
         profile = image.info.get("icc_profile")
-        image = ImageOps.exif_transpose(image)
+        image = _to_eight_bits(ImageOps.exif_transpose(image))
         image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS, reducing_gap=2.0)
         image = _to_srgb(image, profile)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _PILLOW_ERRORS as error:
         raise UnreadablePhotoError(f"no thumbnail: {error}") from error
     return buffer.getvalue()
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey image as 8 bits; Pillow's own conversion would clip at 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-import logging
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from doodl.errors import ModelError
+
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+"""What open_clip raises on a missing, cut-off or foreign config or weights file."""
 
 
 def clamp_straight_through(image: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -68,18 +81,6 @@ class ImageTower(nn.Module):
         return F.normalize(embeddings, dim=-1)
 
 
-class _ActivationMismatch(logging.Handler):
-    """open_clip only warns when weights were trained with QuickGELU and the model is not."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.message: str | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "QuickGELU" in record.getMessage():
-            self.message = record.getMessage()
-
-
 def load_tower(
     model: str | Path,
     *,
@@ -93,27 +94,23 @@ def load_tower(
         model: a folder with open_clip_config.json and weights, or an open_clip model name.
         pretrained: for a model name: open_clip's tag or a local weights file.
     Raises: ModelError if it cannot be loaded, or if the activation does not match the weights
-        (open_clip 3.3 warns only, and the scores come out wrong; use the `-quickgelu` name).
+        (open_clip 3.3 only warns, through `warnings.warn`, and the scores come out wrong; use
+        the `-quickgelu` name).
     """
     import open_clip
 
     folder = Path(model)
     name = f"local-dir:{folder}" if folder.is_dir() else str(model)
-    handler = _ActivationMismatch()
-    logging.getLogger().addHandler(handler)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             clip = open_clip.create_model(name, pretrained=pretrained, precision="fp32")
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise ModelError(f"open_clip model {model} cannot be loaded: {error}") from error
-    finally:
-        logging.getLogger().removeHandler(handler)
-    messages = [str(w.message) for w in caught if "QuickGELU" in str(w.message)]
-    if handler.message or messages:
+    mismatches = [str(w.message) for w in caught if "QuickGELU" in str(w.message)]
+    if mismatches:
         raise ModelError(
-            f"{model} with pretrained={pretrained!r}: {handler.message or messages[0]}; "
-            f"use {model}-quickgelu."
+            f"{model} with pretrained={pretrained!r}: {mismatches[0]} Use {model}-quickgelu."
         )
     visual = clip.visual
     size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size

@@ -122,7 +122,7 @@ class EditPhotos:
         *,
         load_checkpoint: Callable[[str], bytes | None],
         save_checkpoint: Callable[[str, bytes], None],
-    ) -> list[EditResult]:
+    ) -> list[EditResult | DoodlError]:
         from doodl.checkpoints import state_to_bytes
 
         if self.editor is None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 DIRECTIONS = ("up", "down", "target")
 
 
 def check_direction(direction: str, target: float | None) -> None:
-    """Raise ValueError unless direction is up, down, or target with a target score."""
+    """Raise ValueError unless direction is up, down, or target with a finite target score."""
     if direction not in DIRECTIONS:
         raise ValueError(f"direction (={direction!r}) must be one of {', '.join(DIRECTIONS)}.")
     if (direction == "target") != (target is not None):
@@ -16,6 +18,8 @@ def check_direction(direction: str, target: float | None) -> None:
             f"direction={direction!r} with target={target}: a target score goes with "
             "direction 'target', and only with it."
         )
+    if target is not None and not math.isfinite(target):
+        raise ValueError(f"target (={target}) must be a finite score, nominally in 1..10.")
 
 
 def aesthetic_loss(scores: Tensor, direction: str, target: float | None = None) -> Tensor:

@@ -17,17 +17,19 @@ def multicrop(
     cut_power: float,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Return (B * num_crops, 3, size_px, size_px) crops, those of one image side by side.
+    """Return (B * N, 3, size_px, size_px) crops, those of one image side by side.
+
+    N is num_crops, or 1 where every crop would be the whole image: see `crop_count`.
 
     Args:
         images: (B, 3, H, W); gradients flow through.
         size_px: the network's input side. Crops run from min(H, W, size_px) to min(H, W).
         cut_power: side = U^cut_power (max - min) + min; below 1 it favours large crops.
         generators: B CPU generators, one per image, so that crops do not depend on the batch.
-    A side that leaves no choice (H = W = min) gives one crop repeated nowhere: see `crop_count`.
     Source: the released DOODL code's MakeCutouts; adaptive average pooling as there.
     """
     height, width = images.shape[-2:]
+    num_crops = crop_count((height, width), num_crops, size_px)
     largest = min(height, width)
     smallest = min(largest, size_px)
     crops = []

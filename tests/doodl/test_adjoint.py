@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from doodl.adjoint import activation_bytes, generate_with_grad, parse_memory
+from doodl.config import default_mix_weight
 from doodl.edict import generate
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import SmallNet, analytic, pair
@@ -44,6 +46,62 @@ def test_gradient_of_a_part_way_schedule_in_single_precision(memory, depth):
     want = loss_and_grads(lambda x, y: generate(analytic, x, y, schedule), x, y)[1]
     for got, expected in zip(grads, want, strict=True):
         assert ((got - expected).norm() / expected.norm()).item() < 1e-4
+
+
+@pytest.mark.parametrize("memory", ["checkpoint", "invert", "budget:6KiB"])
+@pytest.mark.parametrize(("num_steps", "p"), [(10, default_mix_weight(10)), (50, 0.93)])
+def test_gradient_through_a_network_in_single_precision(memory, num_steps, p):
+    """A pair rebuilt in float32 misses this: un-mixing multiplies its rounding by p^-2T = 1,400."""
+    x, y = pair(dtype=torch.float32)
+    net, schedule = SmallNet(), Schedule.ddim(ALPHAS, num_steps)
+
+    def run(x, y):
+        return generate_with_grad(net, x, y, schedule, mix_weight=p, memory=memory)
+
+    grads = loss_and_grads(run, x, y)[1]
+    want = loss_and_grads(lambda x, y: generate(net, x, y, schedule, mix_weight=p), x, y)[1]
+    for got, expected in zip(grads, want, strict=True):
+        assert got.dtype == torch.float32
+        assert ((got - expected).norm() / expected.norm()).item() < 1e-4
+    values = run(x.requires_grad_(), y)
+    for got, expected in zip(values, generate(net, x, y, schedule, mix_weight=p), strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", ["checkpoint", "invert", "budget:1GiB"])
+def test_change_of_the_inputs_in_place_leaves_the_gradient(memory):
+    schedule = Schedule.ddim(ALPHAS, 10)
+    x, y = pair()
+    want = loss_and_grads(lambda x, y: generate(analytic, x, y, schedule), x, y)[1]
+    x, y = x.requires_grad_(), y.requires_grad_()
+    x_0, y_0 = generate_with_grad(analytic, x, y, schedule, memory=memory)
+    with torch.no_grad():
+        x.zero_()
+        y.zero_()
+    got = torch.autograd.grad((x_0.sin() * 2).sum() + (y_0**2).sum(), (x, y))
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("memory", ["checkpoint", "invert", "budget:1GiB"])
+def test_without_a_gradient_to_take_it_is_plain_generate(memory):
+    calls = []
+
+    def counted(z, t):
+        calls.append(t)
+        return net(z, t)
+
+    net = SmallNet().double().requires_grad_(True)  # weights alone ask for no graph
+    schedule = Schedule.ddim(ALPHAS, 10)
+    x, y = pair()
+    with torch.no_grad():
+        want = generate(net, x, y, schedule)
+        quiet = generate_with_grad(counted, x.clone().requires_grad_(), y, schedule, memory=memory)
+    plain = generate_with_grad(counted, x, y, schedule, memory=memory)
+    assert len(calls) == 2 * 18
+    for got in (quiet, plain):
+        assert not any(z.requires_grad for z in got)
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("memory", ["checkpoint", "invert"])
@@ -117,6 +175,37 @@ def test_budget_keeps_as_many_calls_as_fit():
     assert per_call > 0
     kept = 5
     assert count_calls(f"budget:{kept * per_call}") == 2 * 18 - kept + 1
+
+
+class Dense(nn.Module):
+    """A linear layer over the channels, which autograd remembers by a view of its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 256)
+        self.outer = nn.Linear(256, 4)
+        self.requires_grad_(False)
+
+    def forward(self, latents, t):
+        hidden = torch.tanh(self.inner(latents.movedim(1, -1)))
+        return self.outer(hidden).movedim(-1, 1)
+
+
+class Prompted:
+    """Holds its network as `unet`, as the denoiser does."""
+
+    def __init__(self, unet):
+        self.unet = unet
+
+    def __call__(self, latents, t):
+        return self.unet(latents, t)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, Prompted], ids=["module", "holder"])
+def test_activation_bytes_leave_out_weights_saved_as_views(wrap):
+    net, latents, t = Dense(), pair(batch=1, dtype=torch.float32)[0], torch.tensor(500)
+    # Autograd needs tanh's output (256 channels of 6 x 6), and not the input of a frozen layer.
+    assert activation_bytes(wrap(net), latents, t) == 256 * 6 * 6 * 4
 
 
 def test_second_backward_over_a_retained_graph_agrees():

@@ -10,9 +10,11 @@ from doodl.adjoint import generate_with_grad
 from doodl.checkpoints import state_to_bytes
 from doodl.config import preset
 from doodl.edict import generate, invert
-from doodl.edit import EditRequest, load_editor
+from doodl.edit import EditRequest, PhotoEditor, load_editor
+from doodl.errors import InversionError, OptimisationError
 from doodl.images import decode_photo
 from doodl.objective import Aim, EnhanceProblem
+from doodl.optimise import LatentState
 from tests.photos import jpeg
 
 SHORT = replace(preset("pocket"), optimiser=replace(preset("pocket").optimiser, num_optim_steps=2))
@@ -121,6 +123,139 @@ def test_strength_zero_delivers_the_source_itself(editor):
     delivered = decode_photo(editor.edit([source])[0].encoded)
     # Only JPEG's own second rounding is left, with the same quantisation tables.
     assert np.abs(delivered.pixels.astype(int) - source.photo.pixels).mean() < 1.0
+
+
+def test_photos_that_leave_a_batch_take_their_prompts_and_aims_with_them(editor):
+    requests = [
+        request(10, prompt="a red blob"),
+        request(11, "down"),
+        request(12, prompt="a landscape at dusk"),
+        request(13, prompt="a red blob"),
+    ]
+    # One is good enough as it stands, wherever its place; the others go on without it.
+    scores = sorted(editor.scores(requests[i].photo)[0] for i in (0, 2, 3))
+    stop_score = (scores[1] + scores[2]) / 2
+    sampler = replace(SHORT.sampler, num_inference_steps=10, guidance_scale=2.0)
+    config = replace(SHORT, stop_score=stop_score, sampler=sampler)
+    guided = PhotoEditor(editor.backbone, editor.guide, editor.judge, config)
+    together = guided.edit(requests)
+    assert "steps" in [r.stop_reason for r in together]
+    assert [r.status for r in together].count("skipped") == 1
+    for one, batched in zip(requests, together, strict=True):
+        alone = guided.edit([one])[0]
+        assert alone.stop_reason == batched.stop_reason
+        assert alone.num_optim_steps == batched.num_optim_steps
+        assert batched.loss_curve == pytest.approx(alone.loss_curve, abs=1e-3)
+        assert batched.score_after == pytest.approx(alone.score_after, abs=1e-3)
+
+
+def test_photo_whose_latents_are_not_finite_fails_alone(editor, monkeypatch):
+    requests = [request(14), request(15), request(16)]
+    want = editor.edit([requests[0], requests[2]])
+    encode = editor.backbone.encode
+
+    def encode_with_one_overflow(images):
+        latents = encode(images)
+        latents[1, 0, 0, 0] = float("inf")
+        return latents
+
+    monkeypatch.setattr(editor.backbone, "encode", encode_with_one_overflow)
+    seen = set()
+    got = editor.edit(requests, on_iteration=lambda place, state: seen.add(place))
+    assert isinstance(got[1], InversionError)
+    assert seen == {0, 2}
+    for result, expected in zip((got[0], got[2]), want, strict=True):
+        assert result.score_after == pytest.approx(expected.score_after, abs=1e-3)
+
+
+def spoil(monkeypatch, direction, from_call):
+    """Make the loss of photos of one direction NaN from one judgement on."""
+    judge, calls = EnhanceProblem.judge, []
+
+    def spoilt(self, images, generators):
+        judgement = judge(self, images, generators)
+        calls.append(len(images))
+        if len(calls) > from_call:
+            hit = torch.tensor([aim.direction == direction for aim in self.aims])
+            judgement.loss = torch.where(hit, torch.nan, judgement.loss)
+        return judgement
+
+    monkeypatch.setattr(EnhanceProblem, "judge", spoilt)
+
+
+def test_photo_that_diverges_at_once_fails_alone(editor, monkeypatch):
+    spoil(monkeypatch, "down", 0)
+    got = editor.edit([request(17, "down"), request(18)])
+    assert isinstance(got[0], OptimisationError)
+    assert got[1].num_optim_steps == 2
+
+
+@pytest.mark.parametrize("finite", [1, 2])
+def test_photo_that_diverges_later_gets_its_best_finite_iterate(editor, monkeypatch, finite):
+    spoil(monkeypatch, "down", finite)
+    (got,) = editor.edit([request(17, "down")])
+    assert got.stop_reason == "diverged"
+    assert len(got.loss_curve) == finite + 1
+    # The start alone is finite in the one case, and nothing to deliver; in the other, the update.
+    assert got.status == ("rejected" if finite == 1 else "ok")
+
+
+def test_latents_without_any_scale_still_have_an_error(editor):
+    problem, latents = problem_of(editor, [request(19)])
+    errors = editor._invert(problem.predictor, problem.schedule, torch.zeros_like(latents))[3]
+    assert np.isfinite(errors).all()
+
+
+def test_change_is_measured_from_the_decode_of_the_round_trip(editor, monkeypatch):
+    decoded, decode = [], editor.backbone.decode
+
+    def lossy(*args, **kwargs):
+        x_0, y_0 = generate(*args, **kwargs)
+        return x_0 + 0.25, y_0
+
+    def recorded(latents):
+        decoded.append(latents)
+        return decode(latents)
+
+    monkeypatch.setattr("doodl.edit.generate", lossy)
+    monkeypatch.setattr(editor.backbone, "decode", recorded)
+    source = request(20)
+    editor.edit([source])
+    latents = editor.backbone.encode(editor.view(source.photo))
+    torch.testing.assert_close(decoded[0], latents + 0.25, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "of another frame"])
+def test_checkpoint_that_does_not_fit_starts_the_photo_again(editor, caplog, kind):
+    checkpoint = b"not safetensors"
+    if kind == "of another frame":
+        x = torch.zeros(4, 8, 8)
+        checkpoint = state_to_bytes(LatentState.start(x, x, seed=0))
+    plain = editor.edit([request(21)])[0]
+    again = editor.edit([request(21, checkpoint=checkpoint)])[0]
+    assert again.encoded == plain.encoded
+    assert "starts again" in caplog.text
+
+
+def test_delivered_file_is_read_whatever_its_size(editor, monkeypatch):
+    def strict(data, *, max_pixels=100):
+        return decode_photo(data, max_pixels=max_pixels)
+
+    source = request(22)
+    monkeypatch.setattr("doodl.edit.decode_photo", strict)
+    assert editor.edit([source])[0].encoded
+
+
+@pytest.mark.parametrize("whole_view", [True, False])
+def test_overshoot_beyond_black_and_white_earns_nothing(editor, whole_view):
+    problem, _ = problem_of(editor, [request(23)])
+    problem = replace(problem, config=replace(problem.config, whole_view=whole_view))
+    images = problem.views * 3
+    scores = [
+        problem._mean_score(frames, [torch.Generator().manual_seed(0)])
+        for frames in (images, images.clamp(-1, 1))
+    ]
+    assert scores[0].item() == pytest.approx(scores[1].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1])

@@ -1,6 +1,8 @@
 """Losses, crops, heads and towers."""
 
 import hashlib
+import json
+import shutil
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -9,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from doodl.backbones import load_backbone
 from doodl.errors import ModelError
 from doodl.guidance.aesthetic import aesthetic_loss
 from doodl.guidance.crops import crop_count, multicrop
+from doodl.objective import Aim
+from doodl.pocket import weights_dir
 from doodl.scores import PINNED_SHA256, LinearHead, load_aesthetic_head, load_scorer
 from doodl.towers import clamp_straight_through, load_tower
 
@@ -40,6 +45,14 @@ def test_aesthetic_loss_and_its_gradient_outside_one_to_ten(direction, target, e
 def test_direction_and_target_must_agree(direction, target):
     with pytest.raises(ValueError, match="direction"):
         aesthetic_loss(torch.zeros(1), direction, target)
+    with pytest.raises(ValueError, match="direction"):
+        Aim(direction, target)
+
+
+@pytest.mark.parametrize("target", [float("nan"), float("inf")])
+def test_target_must_be_a_finite_score(target):
+    with pytest.raises(ValueError, match="finite"):
+        Aim("target", target)
 
 
 def test_crops_of_a_photo_do_not_depend_on_its_batch():
@@ -73,6 +86,9 @@ def test_crops_that_would_all_be_the_image_fall_back_to_one():
     assert crop_count((48, 48), 16, 64) == 1
     assert crop_count((64, 96), 16, 64) == 16
     assert crop_count((128, 128), 16, 64) == 16
+    images = torch.rand(2, 3, 16, 16)
+    crops = multicrop(images, 4, 16, cut_power=0.3, generators=generators(0, 1))
+    torch.testing.assert_close(crops, images, rtol=0, atol=0)
 
 
 def test_blown_pixels_have_a_gradient():
@@ -96,22 +112,32 @@ def test_guide_and_judge_are_different_networks():
     assert [p.shape for p in guide.parameters()] != [p.shape for p in judge.parameters()]
 
 
+def linear_state(size=8):
+    return {"weight": torch.randn(1, size), "bias": torch.randn(1)}
+
+
+def mlp_state(sizes=(12, 8, 6, 4, 3, 1)):
+    state = {}
+    for index, (n_in, n_out) in zip((0, 2, 4, 6, 7), pairwise(sizes), strict=True):
+        state[f"layers.{index}.weight"] = torch.randn(n_out, n_in)
+        state[f"layers.{index}.bias"] = torch.randn(n_out)
+    return state
+
+
 def test_linear_head_is_weight_times_embedding_plus_bias(tmp_path):
-    weight, bias = torch.randn(1, 8), torch.randn(1)
-    save_file({"weight": weight, "bias": bias}, tmp_path / "head.safetensors")
+    state = linear_state()
+    save_file(state, tmp_path / "head.safetensors")
     head = load_aesthetic_head(tmp_path / "head.safetensors")
     embeddings = torch.randn(5, 8)
-    torch.testing.assert_close(head(embeddings), (embeddings * weight).sum(1) + bias)
+    expected = (embeddings * state["weight"]).sum(1) + state["bias"]
+    torch.testing.assert_close(head(embeddings), expected)
     assert not any(p.requires_grad for p in head.parameters())
 
 
 def test_mlp_head_is_its_linear_layers_in_a_row(tmp_path):
-    sizes = [12, 8, 6, 4, 3, 1]
-    state, expected = {}, torch.randn(7, 12)
+    state, expected = mlp_state(), torch.randn(7, 12)
     embeddings = expected
-    for index, (n_in, n_out) in zip((0, 2, 4, 6, 7), pairwise(sizes), strict=True):
-        state[f"layers.{index}.weight"] = torch.randn(n_out, n_in)
-        state[f"layers.{index}.bias"] = torch.randn(n_out)
+    for index in (0, 2, 4, 6, 7):
         expected = expected @ state[f"layers.{index}.weight"].T + state[f"layers.{index}.bias"]
     save_file(state, tmp_path / "mlp.safetensors")
     got = load_aesthetic_head(tmp_path / "mlp.safetensors")(embeddings)
@@ -135,6 +161,83 @@ def test_tensors_of_another_layout_are_refused(tmp_path):
     save_file({"kernel": torch.zeros(4)}, tmp_path / "head.safetensors")
     with pytest.raises(ModelError, match="kernel"):
         load_aesthetic_head(tmp_path / "head.safetensors")
+
+
+def without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"weight": torch.zeros(2, 8), "bias": torch.zeros(2)},
+        {"weight": torch.zeros(1, 8), "bias": torch.zeros(3)},
+        {"weight": torch.zeros(8), "bias": torch.zeros(1)},
+        without(linear_state(), "bias"),
+        without(mlp_state(), "layers.4.bias"),
+        without(mlp_state(), "layers.7.weight"),
+        mlp_state((12, 8, 6, 4, 3, 2)),
+        {**mlp_state(), "layers.2.weight": torch.zeros(6, 9)},
+        {**mlp_state(), "layers.2.bias": torch.zeros(1)},
+        {**mlp_state(), "layers.0.weight": torch.zeros(96)},
+    ],
+)
+def test_head_whose_shapes_make_no_score_is_refused(tmp_path, state):
+    save_file(state, tmp_path / "head.safetensors")
+    with pytest.raises(ModelError, match="want weight"):
+        load_aesthetic_head(tmp_path / "head.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 60, -1])
+def test_cut_off_head_is_a_model_error(tmp_path, kept):
+    path = tmp_path / "head.safetensors"
+    save_file(linear_state(), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_aesthetic_head(path)
+
+
+def cut_copy(source, folder, weights):
+    """Copy a model folder; of its weights file only the first half."""
+    shutil.copytree(source, folder)
+    path = folder / weights
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return folder
+
+
+def test_cut_off_tower_is_a_model_error(tmp_path):
+    (weights,) = (p.name for p in (weights_dir() / "tower").glob("open_clip*.safetensors"))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tower(cut_copy(weights_dir() / "tower", tmp_path / "tower", weights))
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_cut_off_component_is_a_model_error(tmp_path, component):
+    pipeline = weights_dir() / "pipeline"
+    (weights,) = (pipeline / component).glob("*.safetensors")
+    folder = cut_copy(pipeline, tmp_path / "pipeline", f"{component}/{weights.name}")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_backbone(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"prediction_type": "sample"}, "prediction_type"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
+        ({"use_flow_sigmas": True}, "flow matching"),
+        ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
+    ],
+)
+def test_scheduler_that_is_not_ddims_is_refused_at_load(tmp_path, change, named):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(weights_dir() / "pipeline", folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=named):
+        load_backbone(folder)
 
 
 @pytest.mark.skipif(not LAION.is_dir(), reason="the published LAION heads are not here")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from doodl.adjoint import generate_with_grad
 from doodl.checkpoints import state_from_bytes, state_to_bytes
@@ -82,8 +83,81 @@ def test_last_update_is_rendered_and_the_best_iterate_kept():
         assert state.iteration == 4
         assert len(state.loss_curve) == 5
         assert state.stop_reason == "steps"
-        assert state.best_value <= min(state.loss_curve) + 1e-12 or state.best_iteration > 0
         assert state.best_iteration == 4  # the loss still falls, so the last update is the best
+        assert state.best_value <= min(state.loss_curve)
+        assert state.best_x is state.x
+
+
+def test_best_iterate_in_the_middle_is_kept_with_its_own_latents():
+    # Steps far too long for the goal: the loss falls, then the momentum carries past it.
+    config = replace(
+        PLAIN, num_optim_steps=12, grad_clip_value=None, grad_mean_abs=0.3, decode_pair=False
+    )
+    state = states(1)[0]
+    pairs = [(state.x, state.y)]
+    optimise(
+        [state],
+        Toy(GOALS[:1]),
+        config,
+        on_iteration=lambda running: pairs.append((running[0].x, running[0].y)),
+    )
+    best = min(range(13), key=lambda i: state.loss_curve[i])
+    assert 0 < best < 12
+    assert state.best_iteration == best
+    assert state.best_value == state.loss_curve[best]
+    torch.testing.assert_close((state.best_x, state.best_y), pairs[best], rtol=0, atol=0)
+
+
+@dataclass
+class Scripted:
+    """Judges its one photo by a script: the value, and whether it is good, of each iterate."""
+
+    values: list[float]
+    good: int | None = None
+    place: int = -1
+
+    def generate(self, x, y):
+        return x, y
+
+    def decode(self, latents):
+        return latents
+
+    def judge(self, images, generators):
+        self.place += 1
+        loss = images.mean((1, 2, 3)) * 0 + self.values[self.place]
+        return Judgement(loss, loss.detach(), torch.tensor([self.place == self.good]))
+
+
+ONE_DECODE = replace(PLAIN, decode_pair=False)
+
+
+def test_iterate_that_is_good_enough_is_the_one_delivered():
+    state = states(1)[0]
+    optimise([state], Scripted([3.0, 1.0, 2.0], good=2), ONE_DECODE)
+    assert state.stop_reason == "good_enough"
+    assert (state.best_iteration, state.best_value) == (2, 2.0)
+    assert state.best_x is state.x
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_divergence_keeps_the_best_finite_iterate(bad):
+    state = states(1)[0]
+    optimise([state], Scripted([3.0, 1.0, bad]), ONE_DECODE)
+    assert state.stop_reason == "diverged"
+    assert (state.best_iteration, state.best_value) == (1, 1.0)
+
+
+def test_states_that_have_stopped_before_are_left_alone():
+    batch = states()
+    batch[1].stop_reason = "plateau"
+    stopped = batch[1].x
+    optimise(batch, Toy(GOALS), PLAIN)
+    assert batch[1].x is stopped
+    assert batch[1].loss_curve == []
+    for i in (0, 2):
+        alone = states()[i]
+        optimise([alone], Toy(GOALS[i : i + 1]), PLAIN)
+        torch.testing.assert_close(batch[i].x, alone.x, rtol=1e-9, atol=1e-9)
 
 
 def test_loss_falls():
@@ -151,9 +225,36 @@ def test_resumed_run_ends_where_the_uninterrupted_one_does():
         assert got.best_iteration == want.best_iteration
 
 
-def test_foreign_checkpoint_is_refused():
+def test_checkpoint_holds_the_reason_for_the_stop():
+    state = states(1)[0]
+    optimise([state], Toy(GOALS[:1]), PLAIN)
+    assert state_from_bytes(state_to_bytes(state)).stop_reason == "steps"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not safetensors",
+        save({"x": torch.zeros(3)}),
+        save({"values": torch.zeros(3)}),
+        state_to_bytes(states(1)[0])[:-40],
+    ],
+    ids=["empty", "text", "other", "floats", "cut"],
+)
+def test_foreign_checkpoint_is_refused(data):
     with pytest.raises(OptimisationError, match="cannot be resumed"):
-        state_from_bytes(b"not safetensors")
+        state_from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "like",
+    [torch.zeros(4, 6, 8, dtype=torch.float64), torch.zeros(4, 6, 6)],
+    ids=["shape", "dtype"],
+)
+def test_checkpoint_of_other_latents_is_refused(like):
+    with pytest.raises(OptimisationError, match="the photo's latents are"):
+        state_from_bytes(state_to_bytes(states(1)[0]), like=like)
 
 
 def test_gradient_shaping_acts_on_each_photo_alone():

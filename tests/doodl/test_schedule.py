@@ -52,7 +52,44 @@ def test_part_keeps_the_last_steps_and_their_absolute_index(depth, kept):
     assert len(part) == kept
     assert part.first_index == 10 - kept
     assert part.timesteps.tolist() == whole.timesteps[-kept:].tolist()
-    assert part.part(0.5).first_index >= part.first_index
+
+
+def test_part_of_a_part_keeps_the_index_in_the_whole():
+    part = Schedule.ddim(ALPHAS, 10).part(0.5).part(0.4)
+    assert part.first_index == 8
+    assert part.timesteps.tolist() == [100, 0]
+
+
+@pytest.mark.parametrize("final", [0.0, -0.5, 1.1, float("nan"), torch.ones(2)])
+def test_final_alpha_outside_zero_one_is_refused(final):
+    with pytest.raises(ValueError, match="final_alpha_cumprod"):
+        Schedule.ddim(ALPHAS, 50, final_alpha_cumprod=final)
+
+
+def test_final_alpha_is_taken_as_a_double_without_its_graph():
+    final = torch.tensor(0.9995, requires_grad=True)
+    schedule = Schedule.ddim(ALPHAS, 50, final_alpha_cumprod=final)
+    assert schedule.alphas_next.dtype == torch.float64
+    assert not schedule.alphas_next.requires_grad
+    assert Schedule.ddim(ALPHAS, 50, final_alpha_cumprod=0.9995).alphas_next[-1] == 0.9995
+
+
+@pytest.mark.parametrize("steps", [50.0, "50", True, None])
+def test_steps_that_are_no_int_are_refused(steps):
+    with pytest.raises(ValueError, match=r"num_inference_steps .* must be an int"):
+        Schedule.ddim(ALPHAS, steps)
+
+
+def test_alphas_that_ascend_are_refused():
+    with pytest.raises(ValueError, match="descend"):
+        Schedule.ddim(ALPHAS.flip(0), 50)
+
+
+def test_schedules_can_be_compared_and_hashed():
+    first, second = Schedule.ddim(ALPHAS, 50), Schedule.ddim(ALPHAS, 50)
+    assert first == first
+    assert first != second  # by identity: tensors have no single truth value
+    assert len({first, second}) == 2
 
 
 @pytest.mark.parametrize("depth", [0, -0.1, 1.01])
