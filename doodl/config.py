@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,32 @@ MIX_WEIGHT = 0.93
 def default_mix_weight(num_inference_steps: int) -> float:
     """Return p = 0.93^(50/T): un-mixing then multiplies the pair's gap as much as at T = 50."""
     return MIX_WEIGHT ** (50 / num_inference_steps)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+
+
+def _check_fields(config: Any, prefix: str, positive: tuple[str, ...] = ()) -> None:
+    """Raise ValueError for a field whose value is not of its type, not finite, or below zero.
+
+    Values come from a command line or a file, so a dataclass's annotations alone protect nothing.
+    """
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), str(field.type)
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value) or (value is None and "None" in kind):
+            continue
+        if kind == "bool":
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} (={value!r}) must be true or false.")
+            continue
+        kind = kind.removesuffix(" | None")
+        if isinstance(value, bool) or not isinstance(value, _KINDS[kind]):
+            raise ValueError(f"{name} (={value!r}) must be of type {kind}.")
+        if kind != "str" and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} (={value!r}) must be finite and not negative.")
+        if field.name in positive and value == 0:
+            raise ValueError(f"{name} (={value!r}) must be above zero.")
 
 
 @dataclass(frozen=True)
@@ -32,6 +59,13 @@ class SamplerConfig:
     mix_weight: float | None = None
     memory: str = "checkpoint"
     guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_fields(self, "sampler.", ("num_inference_steps", "depth", "mix_weight"))
+        for name in ("depth", "mix_weight"):
+            value = getattr(self, name)
+            if value is not None and value > 1:
+                raise ValueError(f"sampler.{name} (={value}) must be in (0, 1].")
 
     @property
     def p(self) -> float:
@@ -72,6 +106,9 @@ class OptimiserConfig:
     grad_blur_sigma: float = 0.0
     patience: int = 0
 
+    def __post_init__(self) -> None:
+        _check_fields(self, "optimiser.", ("grad_clip_value", "grad_mean_abs"))
+
 
 @dataclass(frozen=True)
 class EditConfig:
@@ -97,6 +134,9 @@ class EditConfig:
     fidelity_weight: float = 0.0
     neutral_weight: float = 0.0
     stop_score: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_fields(self, "", ("working_px", "num_crops"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values, the form that is fingerprinted and stored."""

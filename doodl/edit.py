@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone, load_backbone
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
@@ -92,6 +93,7 @@ class PhotoEditor:
         guide: the scorer that gives the gradient.
         judge: the scorer that gives none, and decides with the guide whether to deliver.
         config: the preset.
+    Raises: ValueError if the sampler's steps or memory do not fit the model.
     """
 
     def __init__(
@@ -105,6 +107,9 @@ class PhotoEditor:
     ) -> None:
         self.backbone, self.guide, self.judge = backbone, guide, judge
         self.config, self.software = config, software
+        # Here and not at the first photo: no photo is at fault for them.
+        backbone.schedule(config.sampler.num_inference_steps, config.sampler.depth)
+        parse_memory(config.sampler.memory)
 
     def view(self, photo: Photo) -> Tensor:
         """Return the photo at the model's size, (1, 3, H, W) in [-1, 1]."""

@@ -88,7 +88,9 @@ class JobSpec:
             raise ValueError(f"strength (={self.strength}) must be in [0, 1].")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed (={self.seed}) must fit in 64 bits.")
-        for name in ("num_workers", "checkpoint_every", "row_timeout_seconds", "breaker"):
+        for name in (
+            "num_workers", "checkpoint_every", "row_timeout_seconds", "breaker", "grace_seconds",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} (={getattr(self, name)}) must not be negative.")
         for name in ("batch_size", "max_attempts", "max_pixels"):
@@ -194,7 +196,7 @@ def _override(config: dict[str, Any], key: str, value: Any) -> None:
     node = config
     for part in path:
         node = node.get(part, {})
-    if not isinstance(node, dict) or last not in node:
+    if not isinstance(node, dict) or last not in node or isinstance(node[last], dict):
         known = [k for k, v in config.items() if not isinstance(v, dict)]
         known += [f"{k}.{n}" for k, v in config.items() if isinstance(v, dict) for n in v]
         raise ValueError(f"config has no {key!r}; it has {', '.join(known)}.")

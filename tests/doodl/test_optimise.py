@@ -24,6 +24,7 @@ class Toy:
     goals: torch.Tensor
     noisy: bool = False
     good_below: float = -1.0
+    contrary: bool = False  # what the gradient lowers makes the stated value rise
 
     def generate(self, x, y):
         return generate_with_grad(analytic, x, y, SCHEDULE)
@@ -33,7 +34,7 @@ class Toy:
 
     def judge(self, images, generators):
         loss = (images[:, 0] - self.goals.view(-1, 1, 1)).square().mean((1, 2))
-        value = loss
+        value = -loss if self.contrary else loss
         if self.noisy:
             loss = loss * torch.stack([torch.rand((), generator=g) + 0.5 for g in generators])
         return Judgement(loss, value.detach(), value.detach() < self.good_below)
@@ -196,9 +197,8 @@ def test_photos_that_are_good_enough_leave_and_the_others_go_on():
 
 def test_plateau_stops_after_patience():
     state = states(1)[0]
-    optimise(
-        [state], Toy(GOALS[:1]), replace(PLAIN, learning_rate=-1.0, num_optim_steps=50, patience=3)
-    )
+    toy = Toy(GOALS[:1], contrary=True, good_below=-1e9)
+    optimise([state], toy, replace(PLAIN, num_optim_steps=50, patience=3))
     assert state.stop_reason == "plateau"
     assert state.iteration == 3
     assert state.best_iteration == 0

@@ -1,0 +1,33 @@
+import pytest
+
+from doodl.config import PRESETS, EditConfig, preset
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_survive_their_plain_values(name):
+    assert EditConfig.from_dict(preset(name).to_dict()) == preset(name)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"optimiser": {"num_optim_steps": "abc"}}, "optimiser.num_optim_steps"),
+        ({"optimiser": {"num_optim_steps": -1}}, "must be finite and not negative"),
+        ({"optimiser": {"num_optim_steps": 2.5}}, "must be of type int"),
+        ({"optimiser": {"tie_gradients": 1}}, "true or false"),
+        ({"optimiser": {"momentum": float("nan")}}, "optimiser.momentum"),
+        ({"sampler": {"depth": 0}}, "sampler.depth"),
+        ({"sampler": {"depth": 1.5}}, r"in \(0, 1\]"),
+        ({"sampler": {"mix_weight": 2}}, r"in \(0, 1\]"),
+        ({"num_crops": True}, "num_crops"),
+        ({"num_crops": 0}, "above zero"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(values, words):
+    with pytest.raises(ValueError, match=words):
+        EditConfig.from_dict(values)
+
+
+def test_an_unknown_preset_names_those_there_are():
+    with pytest.raises(ValueError, match="pocket, paper-aesthetic"):
+        preset("grand")
