@@ -25,7 +25,8 @@ def _check_fields(config: Any, prefix: str, positive: tuple[str, ...] = ()) -> N
     Values come from a command line or a file, so a dataclass's annotations alone protect nothing.
     """
     for field in dataclasses.fields(config):
-        value, kind = getattr(config, field.name), str(field.type)
+        value: Any = getattr(config, field.name)
+        kind = str(field.type)
         name = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value) or (value is None and "None" in kind):
             continue
@@ -34,7 +35,7 @@ def _check_fields(config: Any, prefix: str, positive: tuple[str, ...] = ()) -> N
                 raise ValueError(f"{name} (={value!r}) must be true or false.")
             continue
         kind = kind.removesuffix(" | None")
-        if isinstance(value, bool) or not isinstance(value, _KINDS[kind]):
+        if isinstance(value, bool) or type(value) not in _KINDS[kind]:
             raise ValueError(f"{name} (={value!r}) must be of type {kind}.")
         if kind != "str" and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} (={value!r}) must be finite and not negative.")

@@ -110,6 +110,9 @@ Since = Annotated[
     str | None, typer.Option(help="Only photos modified since: 2026-11-01, or 7d, 12h, 30m.")
 ]
 Limit = Annotated[int | None, typer.Option(help="At most so many rows this time.")]
+MaxGpuHours = Annotated[
+    float | None, typer.Option(help="Stop in order once so many worker hours are spent (exit 8).")
+]
 IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fail, skip or wait.")]
 
 
@@ -176,6 +179,7 @@ def enhance(
     only_failed: OnlyFailed = False,
     since: Since = None,
     limit: Limit = None,
+    max_gpu_hours: MaxGpuHours = None,
     if_running: IfRunning = "fail",
     report: Annotated[bool, typer.Option(help="Write OUT/report at the end.")] = True,
     json: Json = False,
@@ -197,7 +201,8 @@ def enhance(
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
-        "since": since, "limit": limit, "if_running": if_running,
+        "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours,
+        "if_running": if_running,
     }  # fmt: skip
     raise typer.Exit(run_enhance(photos, out, options, choice, report=report, as_json=json))
 

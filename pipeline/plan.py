@@ -38,6 +38,8 @@ class RunChoice:
         only_failed: take up failed rows and no others.
         since: an instant (ISO 8601) or an age (`7d`, `12h`): only photos modified since.
         limit: at most so many rows.
+        max_gpu_hours: stop in order once the workers have spent so many hours on photos; on a CPU
+            they are CPU-worker hours.
         if_running: fail | skip | wait when another run has the folder.
     """
 
@@ -47,6 +49,7 @@ class RunChoice:
     only_failed: bool = False
     since: str | None = None
     limit: int | None = None
+    max_gpu_hours: float | None = None
     if_running: str = "fail"
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class RunChoice:
             )
         if self.limit is not None and self.limit < 0:
             raise ValueError(f"limit (={self.limit}) must not be negative.")
+        if self.max_gpu_hours is not None and not self.max_gpu_hours > 0:
+            raise ValueError(f"max_gpu_hours (={self.max_gpu_hours}) must be above zero.")
         if self.since is not None:
             parse_since(self.since)
 

@@ -49,6 +49,7 @@ _FLUSH_EVERY_SECONDS = 30.0
 _MIN_FREE_BYTES = 64 * 2**20
 # A delivered photo is about its source's size, each time it is kept.
 _OUTPUT_PER_INPUT_BYTE = 1.25
+GPU_HOURS_EXIT = 8
 SIGNAL_EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -83,7 +84,8 @@ class RunSummary:
         counts: rows of the manifest by status, and `pending`.
         computed, copied: rows done in this run.
         exit_code: 0 no row failed, and none is pending but by --limit, --since or --only-failed;
-            3 some are; 4 breaker, 6 output not writable, 7 disk full, 130/143 signals.
+            3 some are; 4 breaker, 6 output not writable, 7 disk full, 8 bound of GPU hours
+            reached, 130/143 signals.
     """
 
     out: str
@@ -153,6 +155,7 @@ class _Run:
         self.stop = _StopRequest()
         self.statuses: Counter[str] = Counter()
         self._fault: PipelineError | None = None
+        self._worker_seconds = 0.0
         self._compacted_at = self._flushed_at = self._told_at = time.monotonic()
 
     def run(self, inputs: pa.Table) -> RunSummary:
@@ -272,7 +275,12 @@ class _Run:
 
     @property
     def _going_on(self) -> bool:
-        return self.stop.signal is None and self._fault is None
+        return self.stop.signal is None and self._fault is None and not self._bound_reached
+
+    @property
+    def _bound_reached(self) -> bool:
+        hours = self.choice.max_gpu_hours
+        return hours is not None and self._worker_seconds >= 3600 * hours
 
     def _next_batch(
         self, retries: deque[WorkItem], items: Iterator[WorkItem]
@@ -297,6 +305,8 @@ class _Run:
         by_key = {item.work_key: item for item in completion.items}
         for outcome in completion.outcomes:
             self._note(ledger, by_key[outcome.work_key], outcome)
+            # A batch's rows share their worker's time.
+            self._worker_seconds += outcome.edit_seconds / len(completion.items)
             if outcome.status == "disk_full":
                 self._fault = DiskFullError(str(outcome.error_message))
             elif outcome.status == "unwritable":
@@ -420,6 +430,9 @@ class _Run:
         if self.stop.signal is not None:
             self.summary.exit_code = SIGNAL_EXIT[self.stop.signal]
             self.summary.stopped_by = f"stopped by {self.stop.signal.name}"
+        elif self.summary.exit_code == 0 and self._bound_reached and left_undone > 0:
+            self.summary.exit_code = GPU_HOURS_EXIT
+            self.summary.stopped_by = f"--max-gpu-hours {self.choice.max_gpu_hours:g} is spent"
         elif self.summary.exit_code == 0 and (counts["failed"] or left_undone > 0):
             self.summary.exit_code = 3
         if counts["pending"] == 0:

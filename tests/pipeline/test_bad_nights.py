@@ -17,7 +17,7 @@ from pipeline.errors import UnusableEnvironmentError
 from pipeline.plan import RunChoice, preview_plan
 from pipeline.run import run_job
 from pipeline.spec import make_spec
-from tests.fakes import LOG
+from tests.fakes import LOG, SECONDS
 from tests.photos import collection, jpeg
 
 
@@ -194,6 +194,40 @@ def test_a_late_worker_of_an_earlier_run_commits_nothing_into_a_redo(photos):
     late(list(work_items(plan.to_compute())))
     assert run_job(down).computed == 0
     assert (results(down)["direction"] == "down").all()
+
+
+def test_the_bound_of_gpu_hours_ends_the_run_in_order(photos, edits, monkeypatch):
+    monkeypatch.setenv(SECONDS, "0.2")
+    spec = spec_of(photos)
+    summary = run_job(spec, RunChoice(max_gpu_hours=0.3 / 3600))
+    assert summary.exit_code == 8
+    assert summary.stopped_by == "--max-gpu-hours 8.33333e-05 is spent"
+    assert (summary.counts["ok"], summary.counts["pending"]) == (2, 2)
+    assert run_job(spec, RunChoice(max_gpu_hours=1)).exit_code == 0
+    assert edits() == 4
+
+
+def test_a_changed_option_or_subject_file_recomputes_that_row_only(photos, tmp_path, edits):
+    subject = tmp_path / "subject.jpg"
+    subject.write_bytes(jpeg(80))
+    columns = {
+        "prompt": ["a", "b", "c", "d"],
+        "direction": ["target", None, None, None],
+        "target": [5.0, None, None, None],
+        "seed": [1, 2, 3, 4],
+        "strength": [1.0, 1.0, 1.0, 1.0],
+        "subject_uris": [[], [], [], [str(subject)]],
+    }
+    run_job(spec_of(manifest(photos, tmp_path, **columns)))
+    count = edits()
+    for name, value in (("prompt", "z"), ("target", 6.0), ("seed", 9), ("strength", 0.5)):
+        columns[name] = [value, *columns[name][1:]]
+        assert run_job(spec_of(manifest(photos, tmp_path, **columns))).computed == 1, name
+    subject.write_bytes(jpeg(81))
+    spec = spec_of(manifest(photos, tmp_path, **columns))
+    assert run_job(spec).computed == 1
+    assert edits() == count + 5
+    assert run_job(spec).computed == 0
 
 
 @pytest.mark.parametrize("seed", [2**63, -(2**63) - 1])
