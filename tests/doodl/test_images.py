@@ -32,7 +32,7 @@ from tests.doodl.photo_files import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's, of files made broken
-FULL = Path("/work/shared/photos/full")
+FULL = Path(__file__).parents[3] / "shared" / "photos" / "full"
 FULL_PHOTOS = sorted(FULL.glob("*.jpg")) if FULL.is_dir() else []
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RGB = Image.fromarray(picture())

@@ -12,7 +12,7 @@ from PIL import Image
 
 from doodl.transfer import TransferFit, apply_transfer, apply_transfer_to_pixels, fit_transfer
 
-FULL = Path("/work/shared/photos/full")
+FULL = Path(__file__).parents[3] / "shared" / "photos" / "full"
 SAMPLES = Path(__file__).parents[2] / "doodl" / "samples"
 WORKING_PX = 128
 

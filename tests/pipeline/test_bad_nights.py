@@ -16,29 +16,14 @@ from pipeline import run as driver
 from pipeline.errors import UnusableEnvironmentError
 from pipeline.plan import RunChoice, preview_plan
 from pipeline.run import run_job
-from pipeline.spec import make_spec
-from tests.fakes import LOG, SECONDS
+from tests.fakes import SECONDS
 from tests.photos import collection, jpeg
+from tests.pipeline.conftest import results, spec_of
 
 
 @pytest.fixture
 def photos(tmp_path):
     return collection(tmp_path / "photos", 4)
-
-
-@pytest.fixture
-def edits(tmp_path, monkeypatch):
-    log = tmp_path / "edits.log"
-    monkeypatch.setenv(LOG, str(log))
-    return lambda: len(log.read_text().splitlines()) if log.exists() else 0
-
-
-def spec_of(photos, out=None, **options):
-    return make_spec(photos, out, runner="inline", editor="tests.fakes:load_editor", **options)
-
-
-def results(spec):
-    return pd.read_parquet(f"{spec.out}/results").set_index("row_id").sort_index()
 
 
 class StopAfter:

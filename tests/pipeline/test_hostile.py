@@ -6,7 +6,6 @@ import struct
 import zlib
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,16 +13,8 @@ from PIL import Image
 
 from manifests.errors import ManifestError
 from pipeline.run import run_job
-from pipeline.spec import make_spec
 from tests.photos import collection, jpeg, pixels
-
-
-def spec_of(photos, out=None, **options):
-    return make_spec(photos, out, runner="inline", editor="tests.fakes:load_editor", **options)
-
-
-def results(spec):
-    return pd.read_parquet(f"{spec.out}/results").set_index("row_id").sort_index()
+from tests.pipeline.conftest import results, spec_of
 
 
 def saved(image, format, **options):

@@ -15,30 +15,13 @@ from manifests.errors import JobConflictError, ManifestError, OutputLockedError
 from manifests.schemas import RESULT_SCHEMA
 from pipeline.plan import RunChoice
 from pipeline.run import run_job
-from pipeline.spec import make_spec
-from tests.fakes import LOG
 from tests.photos import collection, jpeg
+from tests.pipeline.conftest import results, spec_of
 
 
 @pytest.fixture
 def photos(tmp_path):
     return collection(tmp_path / "photos", 6)
-
-
-@pytest.fixture
-def edits(tmp_path, monkeypatch):
-    """Return a function that counts the edits made so far."""
-    log = tmp_path / "edits.log"
-    monkeypatch.setenv(LOG, str(log))
-    return lambda: len(log.read_text().splitlines()) if log.exists() else 0
-
-
-def spec_of(photos, out=None, **options):
-    return make_spec(photos, out, runner="inline", editor="tests.fakes:load_editor", **options)
-
-
-def results(spec):
-    return pd.read_parquet(f"{spec.out}/results").set_index("row_id").sort_index()
 
 
 def checksums(folder):

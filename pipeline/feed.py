@@ -1,0 +1,171 @@
+"""Feeding workers: batches out, outcomes in, rows of dead workers tried again or given up."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from manifests.ledger import Ledger
+from pipeline.errors import (
+    BreakerTrippedError,
+    DiskFullError,
+    OutputUnwritableError,
+    PipelineError,
+)
+from pipeline.observers import Observer
+from pipeline.outcomes import POISON, Outcome, WorkItem
+from pipeline.plan import RunChoice
+from pipeline.pools import Completion, Pool
+from pipeline.signals import StopRequest
+from pipeline.spec import JobSpec
+from pipeline.stages import CommitRows
+
+_WAIT_SECONDS = 0.5
+
+
+class Feeder:
+    """Keeps a pool busy until the items end, or a signal, a fault or a bound ends the feeding.
+
+    Attributes:
+        statuses: outcomes of this run by status.
+        fault: what keeps the output from taking rows; once set, nothing more is fed.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        choice: RunChoice,
+        commit: CommitRows,
+        ledger: Ledger,
+        observer: Observer,
+        stop: StopRequest,
+    ) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.fault: PipelineError | None = None
+        self._spec, self._choice, self._commit = spec, choice, commit
+        self._ledger, self._observer, self._stop = ledger, observer, stop
+        self._retries: deque[WorkItem] = deque()
+        self._worker_seconds = 0.0
+
+    @property
+    def going_on(self) -> bool:
+        """Whether new work may begin."""
+        return self._stop.signal is None and self.fault is None and not self.bound_reached
+
+    @property
+    def bound_reached(self) -> bool:
+        """Whether the workers have spent --max-gpu-hours."""
+        hours = self._choice.max_gpu_hours
+        return hours is not None and self._worker_seconds >= 3600 * hours
+
+    @property
+    def computed(self) -> int:
+        """Rows finished in this run, whatever became of them."""
+        return sum(self.statuses.values())
+
+    def feed(self, pool: Pool, items: Iterator[WorkItem], now_and_then: Callable[[], None]) -> None:
+        """Process the items; `now_and_then` is called between waits.
+
+        Raises: BreakerTrippedError, DiskFullError, OutputUnwritableError.
+        """
+        exhausted = False
+        while True:
+            while pool.has_room() and self.going_on:
+                batch = self._next_batch(items)
+                if not batch:
+                    exhausted = True
+                    break
+                pool.submit(batch)
+            nothing_left = exhausted and not self._retries
+            if pool.in_flight == 0 and (nothing_left or not self.going_on):
+                break
+            for completion in pool.wait(_WAIT_SECONDS):
+                self._collect(completion)
+            if self._stop.overdue(self._spec.grace_seconds):
+                break
+            self._check_breaker(more=pool.in_flight > 0 or bool(self._retries) or not exhausted)
+            now_and_then()
+        if self.fault is not None:
+            raise self.fault
+
+    def _next_batch(self, items: Iterator[WorkItem]) -> tuple[WorkItem, ...]:
+        if self._retries:
+            # Alone: a row that killed a worker may be poison, and would take others with it.
+            return (self._retries.popleft(),)
+        batch = []
+        for item in items:
+            batch.append(item)
+            if len(batch) == self._spec.batch_size:
+                break
+        return tuple(batch)
+
+    def _collect(self, completion: Completion) -> None:
+        by_key = {item.work_key: item for item in completion.items}
+        for outcome in completion.outcomes:
+            self._note(by_key[outcome.work_key], outcome)
+            # A batch's rows share their worker's time.
+            self._worker_seconds += outcome.edit_seconds / len(completion.items)
+            if outcome.status == "disk_full":
+                self.fault = DiskFullError(str(outcome.error_message))
+            elif outcome.status == "unwritable":
+                self.fault = OutputUnwritableError(str(outcome.error_message))
+            else:
+                self._count(outcome.row_id, outcome.status, outcome.error_message)
+        if completion.worker_died is None:
+            return
+        for item in completion.items:
+            now = datetime.now(UTC)
+            lost = Outcome(
+                item.row_id, item.work_key, "worker_died", "WorkerDied", completion.worker_died,
+                started_at=now, finished_at=now,
+            )  # fmt: skip
+            self._note(item, lost)
+            if self._stop.signal is None:
+                self._requeue(item, completion)
+
+    def _requeue(self, item: WorkItem, completion: Completion) -> None:
+        """Let a row whose worker died try again, or give it up.
+
+        While the run is being stopped nobody is charged: the signal may have reached the workers.
+        """
+        # A batch's death may be any of its rows' fault: each gets its attempts alone.
+        alone = len(completion.items) == 1
+        own_fault = completion.error_type is not None and alone
+        if not own_fault and (item.attempt < self._spec.max_attempts or not alone):
+            self._retries.append(replace(item, attempt=item.attempt + alone))
+            return
+        kind, message = completion.error_type, str(completion.worker_died)
+        if kind is None:
+            kind, message = POISON, f"gave up after {item.attempt} workers died on it: {message}"
+        now = datetime.now(UTC)
+        self._commit.failed(item, kind, message, (now, now))
+        self._count(item.row_id, "failed", message)
+
+    def _count(self, row_id: str, status: str, detail: str | None) -> None:
+        self.statuses[status] += 1
+        self._observer.row(row_id, status, detail)
+
+    def _note(self, item: WorkItem, outcome: Outcome) -> None:
+        self._ledger.append(
+            row_id=item.row_id,
+            work_key=item.work_key,
+            attempt=item.attempt,
+            state=outcome.status,
+            error_type=outcome.error_type,
+            error_tail=outcome.error_message,
+            node=outcome.node,
+            device=outcome.device,
+            started_at=outcome.started_at,
+            finished_at=outcome.finished_at,
+            peak_memory_bytes=outcome.peak_memory_bytes or None,
+        )
+
+    def _check_breaker(self, *, more: bool) -> None:
+        failed = self.statuses["failed"]
+        if self._spec.breaker and more and self.computed == failed >= self._spec.breaker:
+            raise BreakerTrippedError(
+                f"the first {failed} photos all failed, so the run stops; see the report, "
+                "and raise --breaker to go on regardless."
+            )
