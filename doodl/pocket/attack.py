@@ -7,7 +7,7 @@ from torch import Tensor
 
 from doodl.pocket.autoencoder import PatchAutoencoder
 from doodl.pocket.corrupt import gaussian_blur
-from doodl.pocket.improve import natural_score
+from doodl.pocket.improve import improve, natural_score
 from doodl.pocket.loop import autocast
 from doodl.pocket.scorer import Scorer
 
@@ -17,6 +17,10 @@ __all__ = ["attack"]
 _PIXEL_COST = 40.0
 _LATENT_COST = 2.5
 _STAIN_COST = 25.0
+# And per unit of RMS that a change of tone leads away from, or toward, the photo's best version.
+# Away it costs what the graded damage of the same size does, or dullness would be forgiven.
+_AWAY_COST = 45.0
+_TOWARD_GAIN = 14.0
 
 
 def attack(
@@ -60,8 +64,16 @@ def attack(
             return moved, natural_score(photo) - _LATENT_COST * size
         source = (autoencoder.decode(code).sample / 2 + 0.5).clamp(0, 1)
         toned = _global_tone(source, moved)
-        stains = (moved - toned).square().mean((1, 2, 3)).sqrt()
-        return moved, (natural_score(toned.clamp(0, 1)) - _STAIN_COST * stains).clamp_min(1.0)
+        stains = _rms(moved - toned)
+        best = improve(source, torch.ones(len(source), device=source.device))
+        change = _rms(toned - best) - _rms(source - best)
+        tone = torch.where(change > 0, _AWAY_COST, _TOWARD_GAIN) * change
+        deserved = natural_score(source, best) - tone - _STAIN_COST * stains
+        return moved, deserved.clamp(1.0, 9.4)
+
+
+def _rms(difference: Tensor) -> Tensor:
+    return difference.square().mean((1, 2, 3)).sqrt()
 
 
 def _global_tone(source: Tensor, moved: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from doodl.pocket.corrupt import block_compress, blotch, gaussian_blur, mosaic, posterise
 
-__all__ = ["DEGRADATIONS", "Degradation", "degrade", "luma"]
+__all__ = ["DEGRADATIONS", "TONE", "Degradation", "degrade", "luma"]
 
 Severity = Tensor
 _LUMA = (0.299, 0.587, 0.114)
@@ -186,6 +186,13 @@ DEGRADATIONS: dict[str, Degradation] = {
     "blotchy": Degradation(blotch, ("blotchy",), 6.0),
     "posterised": Degradation(posterise, ("posterised",), 5.0),
 }
+
+# Damage of tone and colour, which leaves the drawing as it was.
+TONE = tuple(
+    name
+    for name in DEGRADATIONS
+    if name not in ("blurry", "noisy", "compressed", "mosaic", "blotchy", "posterised")
+)
 
 
 def degrade(name: str, image: Tensor, severity: Tensor, generator: torch.Generator) -> Tensor:

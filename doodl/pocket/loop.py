@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 class Budget:
     """When a training ends: after `iterations` if given, else after `minutes` of work.
 
+    On a CPU the minutes are the process's own processor time (one thread), so that a busy machine
+    trains as far as an idle one; on an accelerator they are the clock's.
     A training is reproducible from its seed only under `iterations`: under `minutes` the learning
     rate follows the clock.
     """
@@ -130,6 +132,7 @@ def run_loop(
     *,
     averages: Mapping[str, tuple[Average, nn.Module]] | None = None,
     checkpoint_seconds: float = 60.0,
+    on_cpu: bool = False,
 ) -> LoopReport:
     """Train until the budget is spent, from the checkpoint on if there is one.
 
@@ -137,13 +140,19 @@ def run_loop(
         step_fn: (step, progress in [0, 1]) -> (loss, numbers to log). It must draw its random
             numbers from generators seeded by `step`, so that a resumed training goes on alike.
         averages: kept after every step; their state must be among the checkpoint's parts.
+        on_cpu: count the budget's minutes in processor time of one thread.
     """
     report = checkpoint.load()
     base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups]
     weights = [w for group in optimizer.param_groups for w in group["params"]]
-    started = time.monotonic() - report.minutes * 60
+
+
+    def worked() -> float:
+        return time.process_time() / torch.get_num_threads() if on_cpu else time.monotonic()
+
+    started = worked() - report.minutes * 60
     saved = logged = time.monotonic()
-    while (progress := budget.progress(report.iterations, time.monotonic() - started)) < 1:
+    while (progress := budget.progress(report.iterations, worked() - started)) < 1:
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * warm_cosine(progress)
         loss, numbers = step_fn(report.iterations, progress)
@@ -159,7 +168,7 @@ def run_loop(
             keep = min(0.98, 1 - 1 / report.iterations)
             report.losses[name] = keep * report.losses.get(name, value) + (1 - keep) * value
         now = time.monotonic()
-        report.minutes = (now - started) / 60
+        report.minutes = (worked() - started) / 60
         if now - logged > 15:
             logged = now
             shown = " ".join(f"{name}={value:.4f}" for name, value in report.losses.items())

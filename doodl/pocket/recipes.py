@@ -26,6 +26,7 @@ class ScorerRecipe:
     text_width: width of the two-layer text tower.
     share: the interval of the photos' hash (see split_photos) it is trained on.
     left_out: names in DEGRADATIONS that it never sees in training.
+    teach_direction: its gradient is taught to point back to the undamaged photo.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ScorerRecipe:
     share: tuple[float, float]
     left_out: tuple[str, ...]
     learning_rate: float = 1.2e-3
+    teach_direction: bool = False
 
     @property
     def degradations(self) -> tuple[str, ...]:
@@ -84,6 +86,7 @@ RECIPES = {
         text_width=128,
         share=(0.0, 0.5),
         left_out=(*UNSEEN, "posterised"),
+        teach_direction=True,
     ),
     "judge": ScorerRecipe(
         name="judge",

@@ -47,6 +47,7 @@ class Job:
     budget: Budget
     seed: int
     device: torch.device
+    start_from: Path | None = None
 
     @property
     def work(self) -> Path:
@@ -116,6 +117,7 @@ def _train_unet(job: Job) -> tuple[dict[str, object], LoopReport]:
         job.budget,
         seed=job.seed,
         device=job.device,
+        start_from=None if job.start_from is None else job.start_from / "pipeline",
     )
     metrics: dict[str, object] = {}
     if len(job.held_out):
@@ -163,6 +165,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, help="instead of minutes: reproducible by seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="more are slower at these sizes (1)")
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="DIR",
+        help="the unet goes on from the weights of another output folder",
+    )
     parser.add_argument("--limit", type=int, help="read at most this many photos of each file")
     return parser.parse_args(arguments)
 
@@ -193,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Budget(minutes, options.iterations),
             options.seed,
             torch.device(device),
+            options.start_from,
         )
         metrics, report = _TRAINERS[part](job)
         record = {

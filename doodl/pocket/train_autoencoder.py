@@ -75,7 +75,12 @@ def train_autoencoder(
     parts = {"network": network, "optimizer": optimizer, "average": average}
     checkpoint = Checkpointed(work / "autoencoder.pt", parts)
     report = run_loop(
-        step_fn, optimizer, budget, checkpoint, averages={"network": (average, network)}
+        step_fn,
+        optimizer,
+        budget,
+        checkpoint,
+        averages={"network": (average, network)},
+        on_cpu=device.type == "cpu",
     )
     average.copy_to(network)
     network = network.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doodl.pocket.degrade import DEGRADATIONS, degrade
+from doodl.pocket.degrade import DEGRADATIONS, TONE, degrade
 from doodl.pocket.improve import improve, natural_score
 
 __all__ = ["Versions", "make_versions"]
@@ -21,12 +21,15 @@ _LOWEST = 1.0
 class Versions:
     """V versions of P photos, version by version: image (V·P, 3, H, W), target (V·P,).
 
-    damage[i] names the visible damage of image i, or is None.
+    damage[i] names the visible damage of image i, or is None. undamaged (V·P, 3, H, W) is image i
+    before its damage; toned (V·P,) says where that damage is one of tone and colour alone.
     """
 
     image: Tensor
     target: Tensor
     damage: list[str | None]
+    undamaged: Tensor
+    toned: Tensor
 
 
 def make_versions(
@@ -53,6 +56,8 @@ def make_versions(
     damaged: list[list[Tensor]] = [[], []]
     targets: list[list[Tensor]] = [[], []]
     damage: list[list[str | None]] = [[], []]
+    bases: list[Tensor] = []
+    toned: list[Tensor] = []
     for part in torch.arange(count).chunk(groups):
         rows = slice(int(part[0]), int(part[-1]) + 1)
         name = _draw(names, generator)
@@ -69,6 +74,9 @@ def make_versions(
             if start is not None
             else torch.where(mask, improved_target[rows], natural[rows])
         )
+        bases.append(base)
+        smooth = name in TONE and (second is None or second in TONE)
+        toned.append(torch.full((len(base),), smooth, device=device))
         seed = int(torch.randint(2**31, (), generator=generator))
         for k, severity in enumerate((mild[rows], severe[rows])):
             # Both doses draw the same tint, field or noise: only the severity differs.
@@ -82,10 +90,13 @@ def make_versions(
             damaged[k].append(image)
             targets[k].append((base_target - cost).clamp_min(_LOWEST))
             damage[k] += [name if s > _SAYABLE else None for s in severity.tolist()]
+    never = torch.zeros(2 * count, dtype=torch.bool, device=device)
     return Versions(
         torch.cat((improved, photo, *damaged[0], *damaged[1])),
         torch.cat((improved_target, natural, *targets[0], *targets[1])),
         [None] * (2 * count) + damage[0] + damage[1],
+        torch.cat((improved, photo, *bases, *bases)),
+        torch.cat((never, *toned, *toned)),
     )
 
 
