@@ -11,7 +11,7 @@ from doodl.pocket.improve import improve, natural_score
 from doodl.pocket.loop import autocast
 from doodl.pocket.scorer import Scorer
 
-__all__ = ["attack"]
+__all__ = ["attack", "deserved_score"]
 
 # Score points lost per unit of RMS change, in pixels ([0, 1]) and in whitened latents.
 _PIXEL_COST = 40.0
@@ -63,13 +63,21 @@ def attack(
         if rough:
             return moved, natural_score(photo) - _LATENT_COST * size
         source = (autoencoder.decode(code).sample / 2 + 0.5).clamp(0, 1)
-        toned = _global_tone(source, moved)
-        stains = _rms(moved - toned)
-        best = improve(source, torch.ones(len(source), device=source.device))
-        change = _rms(toned - best) - _rms(source - best)
-        tone = torch.where(change > 0, _AWAY_COST, _TOWARD_GAIN) * change
-        deserved = natural_score(source, best) - tone - _STAIN_COST * stains
-        return moved, deserved.clamp(1.0, 9.4)
+    return moved, deserved_score(source, moved)
+
+
+def deserved_score(source: Tensor, moved: Tensor) -> Tensor:
+    """Scores (B,) of photos whose tones and colours were moved smoothly away from `source`.
+
+    What one change of tone over the whole frame explains counts by where it leads, away from the
+    photo's best version or toward it; the rest are stains. Images (B, 3, H, W) in [0, 1].
+    """
+    toned = _global_tone(source, moved)
+    stains = _rms(moved - toned)
+    best = improve(source, torch.ones(len(source), device=source.device))
+    change = _rms(toned - best) - _rms(source - best)
+    tone = torch.where(change > 0, _AWAY_COST, _TOWARD_GAIN) * change
+    return (natural_score(source, best) - tone - _STAIN_COST * stains).clamp(1.0, 9.4)
 
 
 def _rms(difference: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ RECIPES = {
     "referee": ScorerRecipe(
         name="referee",
         vision_cfg={
-            "timm_model_name": "convnext_zepto_rms",
+            "timm_model_name": "test_convnext2",
             "timm_pool": "",
             "timm_proj": "linear",
             "image_size": 64,

@@ -1,8 +1,8 @@
 """Train the pocket model: python -m doodl.pocket.train all --photos A.parquet --out DIR.
 
-Parts: autoencoder, tower (the guide), judge, referee, unet, or all of them in that order. Each
-part writes its own sub-folder and its entry of metrics.json; state to resume from is kept in
-OUT/work. The unet needs the autoencoder; the scorers use it for round trips if it is there.
+Parts: autoencoder, tower (the guide), judge, referee, unet, classifier, or all of them in that
+order. Each part writes its own sub-folder and its entry of metrics.json; state to resume from is
+kept in OUT/work. The unet needs the autoencoder; the scorers use it for round trips if it is there.
 """
 
 import argparse
@@ -26,12 +26,25 @@ from doodl.pocket.photos import PhotoSet, load_photos, split_photos
 from doodl.pocket.recipes import RECIPES
 from doodl.pocket.scorer import save_scorer
 from doodl.pocket.train_autoencoder import reconstruction_db, train_autoencoder
+from doodl.pocket.train_classifier import (
+    accuracy,
+    flowers_of,
+    save_classifier,
+    train_classifier,
+)
 from doodl.pocket.train_tower import train_scorer
 from doodl.pocket.train_unet import save_pipeline, train_unet, validation_loss
 
-PARTS = ("autoencoder", "tower", "judge", "referee", "unet")
+PARTS = ("autoencoder", "tower", "judge", "referee", "unet", "classifier")
 # How `all` shares its minutes.
-_SHARES = {"autoencoder": 0.15, "tower": 0.25, "judge": 0.15, "referee": 0.1, "unet": 0.35}
+_SHARES = {
+    "autoencoder": 0.14,
+    "tower": 0.25,
+    "judge": 0.13,
+    "referee": 0.1,
+    "unet": 0.33,
+    "classifier": 0.05,
+}
 
 logger = logging.getLogger("doodl.pocket.train")
 
@@ -134,9 +147,26 @@ def _train_unet(job: Job) -> tuple[dict[str, object], LoopReport]:
     return metrics, report
 
 
+def _train_classifier(job: Job) -> tuple[dict[str, object], LoopReport]:
+    network, report = train_classifier(
+        job.photos,
+        job.work,
+        job.budget,
+        autoencoder=job.autoencoder(),
+        seed=job.seed,
+        device=job.device,
+    )
+    metrics: dict[str, object] = {"training_photos": len(flowers_of(job.photos))}
+    if len(job.held_out):
+        metrics["accuracy"] = accuracy(network, job.held_out)
+    save_classifier(network, job.out / "classifier")
+    return metrics, report
+
+
 _TRAINERS: dict[str, Callable[[Job], tuple[dict[str, object], LoopReport]]] = {
     "autoencoder": _train_autoencoder,
     "unet": _train_unet,
+    "classifier": _train_classifier,
     **{name: _scorer_part(name) for name in RECIPES},
 }
 

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from doodl.pocket.autoencoder import PatchAutoencoder
+from doodl.pocket.improve import natural_score
 from doodl.pocket.loop import Average, Budget, Checkpointed, run_loop
 from doodl.pocket.photos import load_photos, random_crops, split_photos
 from doodl.pocket.scorer import load_scorer
 from doodl.pocket.train import main
+from doodl.pocket.train_tower import direction_loss
+from doodl.pocket.versions import make_versions
+from tests.pocket.conftest import smooth_photos
 
 
 def _run(part: str, photos: Path, out: Path, iterations: int) -> dict:
@@ -43,6 +48,70 @@ def test_autoencoder_and_unet_train_resume_and_load(tiny_parquet: Path, tmp_path
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "pipeline", subfolder="unet")
     states = torch.zeros(1, 24, 128)
     assert unet(torch.rand(1, 8, 8, 12), 10, encoder_hidden_states=states).sample.isfinite().all()
+
+
+def test_unet_goes_on_from_another_folders_weights(tiny_parquet: Path, tmp_path: Path) -> None:
+    from doodl.pocket import weights_dir
+    from doodl.pocket.captions import load_tokenizer
+    from doodl.pocket.train_unet import Denoiser, warm_start
+
+    pipeline = weights_dir() / "pipeline"
+    network = Denoiser(load_tokenizer(pipeline / "tokenizer"))
+    before = network.unet.conv_in.weight.clone()
+    warm_start(network, pipeline)
+    assert not torch.equal(network.unet.conv_in.weight, before)
+    with pytest.raises(ValueError, match="of another shape"):
+        warm_start(Denoiser(load_tokenizer(pipeline / "tokenizer"), latent_channels=4), pipeline)
+
+
+def test_classifier_trains_resumes_and_loads_in_timm(tiny_parquet: Path, tmp_path: Path) -> None:
+    import timm
+
+    assert _run("classifier", tiny_parquet, tmp_path, 1)["iterations"] == 1
+    assert 0 <= _run("classifier", tiny_parquet, tmp_path, 2)["accuracy"] <= 1
+    network = timm.create_model(f"local-dir:{tmp_path / 'classifier'}", pretrained=True)
+    assert network.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 5)
+
+
+def test_classifier_without_flowers_names_the_labels(tiny_parquet: Path, tmp_path: Path) -> None:
+    from doodl.pocket.train_classifier import train_classifier
+
+    photos = load_photos([tiny_parquet])
+    scenes = photos.subset([i for i, label in enumerate(photos.labels) if not label])
+    with pytest.raises(ValueError, match="daisy, dandelion, roses"):
+        train_classifier(scenes, tmp_path, Budget(iterations=1))
+
+
+def test_direction_loss_is_least_where_the_gradient_leads_back(held_out_photos: Tensor) -> None:
+    """A scorer that is minus the squared distance to the clean photo points exactly back."""
+    photos = held_out_photos[:6]
+    versions = make_versions(photos, ("under_exposed", "cast"), torch.Generator().manual_seed(0))
+
+    class Distance(torch.nn.Module):
+        def __init__(self, sign: float) -> None:
+            super().__init__()
+            self.sign = sign
+
+        def score(self, image: Tensor) -> Tensor:
+            back = versions.undamaged[versions.toned]
+            return -self.sign * (image - back).square().sum((1, 2, 3))
+
+    assert float(direction_loss(Distance(1.0), versions).detach()) < 1e-4
+    assert float(direction_loss(Distance(-1.0), versions).detach()) > 2 - 1e-4
+
+
+def test_a_smooth_attack_that_dulls_a_photo_does_not_earn_a_natural_score() -> None:
+    """Dulled by an attack or by a degradation: the score deserved must be as low."""
+    from doodl.pocket.attack import deserved_score
+    from doodl.pocket.degrade import degrade, luma
+
+    photo = smooth_photos(4)
+    grey = luma(photo).expand_as(photo)
+    dull = degrade("dull", photo, torch.full((4,), 0.8), torch.Generator().manual_seed(0))
+    natural = natural_score(photo)
+    assert (deserved_score(photo, grey) < natural - 2).all()
+    assert (deserved_score(photo, dull) < natural - 2).all()
+    assert torch.allclose(deserved_score(photo, photo), natural, atol=1e-3)
 
 
 def test_unet_without_autoencoder_says_what_to_train(tiny_parquet: Path, tmp_path: Path) -> None:
