@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from doodl.guidance.spec import parse_guides
@@ -194,10 +194,39 @@ class EditConfig:
         return cls(sampler=sampler, optimiser=optimiser, guides=guides, **values)
 
 
+_PAPER_SAMPLER = SamplerConfig(num_inference_steps=50, mix_weight=0.93)
+# CFG 7.5 for generation; a photo is edited under the empty prompt, without.
+_PAPER_PROMPTED = replace(_PAPER_SAMPLER, guidance_scale=7.5)
+_PAPER_TIED = OptimiserConfig(
+    learning_rate=1.0,
+    momentum=0.9,
+    tie_gradients=True,
+    tie_latents=True,
+    renormalise=True,
+    decode_pair=True,
+)
+
+# A call of the pocket UNet keeps 12 MiB of activations a photo: all of them fit.
+_POCKET_SAMPLER = SamplerConfig(num_inference_steps=20, memory="budget:512MiB")
+_POCKET_GENERATION = EditConfig(
+    sampler=replace(_POCKET_SAMPLER, guidance_scale=3.0),
+    optimiser=OptimiserConfig(
+        num_optim_steps=15,
+        grad_clip_value=None,
+        tie_gradients=True,
+        tie_latents=True,
+        renormalise=True,
+        decode_pair=False,
+        grad_mean_abs=1e-2,
+    ),
+    working_px=128,
+    num_crops=4,
+    whole_view=True,
+)
+
 PRESETS: dict[str, EditConfig] = {
     "pocket": EditConfig(
-        # A call of the pocket UNet keeps 12 MiB of activations a photo: all of them fit.
-        sampler=SamplerConfig(num_inference_steps=20, depth=0.5, memory="budget:512MiB"),
+        sampler=replace(_POCKET_SAMPLER, depth=0.5),
         optimiser=OptimiserConfig(
             num_optim_steps=12,
             grad_clip_value=None,
@@ -214,10 +243,41 @@ PRESETS: dict[str, EditConfig] = {
         fidelity_weight=6.0,
         neutral_weight=20.0,
     ),
-    # The released code's photo editing, in its own units (ALGORITHM, section 5).
+    "pocket-text": replace(_POCKET_GENERATION, guides=("text=1",)),
+    "pocket-personalize": replace(_POCKET_GENERATION, guides=("subject=1",)),
+    "pocket-classifier": replace(_POCKET_GENERATION, guides=("classifier=1",)),
+    # The released code's presets, in its own units (ALGORITHM, section 5).
     "paper-aesthetic": EditConfig(
-        sampler=SamplerConfig(num_inference_steps=50, mix_weight=0.93),
+        sampler=_PAPER_SAMPLER,
         optimiser=OptimiserConfig(num_optim_steps=25, grad_clip_value=1e-3),
+        guides=("aesthetic:laion-v1=1",),
+        num_crops=16,
+        cut_power=0.3,
+    ),
+    "paper-text": EditConfig(
+        sampler=_PAPER_PROMPTED,
+        optimiser=replace(_PAPER_TIED, num_optim_steps=50, grad_clip_value=1e-3, noise_scale=1e-4),
+        guides=("text=1",),
+        num_crops=16,
+        cut_power=0.3,
+    ),
+    "paper-personalize": EditConfig(
+        sampler=_PAPER_PROMPTED,
+        optimiser=replace(_PAPER_TIED, num_optim_steps=500, grad_clip_value=3e-3, loss_scale=3.0),
+        guides=("subject=1",),
+        num_crops=16,
+        cut_power=0.06,
+    ),
+    "paper-classifier": EditConfig(
+        sampler=_PAPER_PROMPTED,
+        optimiser=replace(
+            _PAPER_TIED,
+            num_optim_steps=50,
+            grad_clip_value=1e-2,
+            noise_scale=1e-3,
+            loss_scale=0.05,
+        ),
+        guides=("classifier=1",),
         num_crops=16,
         cut_power=0.3,
     ),
