@@ -227,7 +227,7 @@ def named_state():
     return random_state(meta(lambda: NamedWSDAN(3, 4)))
 
 
-class Reached(Exception):
+class ReachedError(Exception):
     """Ends a forward pass at a layer, with what the layer was given or gave."""
 
 
@@ -248,10 +248,10 @@ def mixed_6e(state, pixels, names=None):
     assert report.unexpected_keys == []
 
     def reached(module, given, features):
-        raise Reached(features)
+        raise ReachedError(features)
 
     network.Mixed_6e.register_forward_hook(reached)
-    with torch.no_grad(), pytest.raises(Reached) as caught:
+    with torch.no_grad(), pytest.raises(ReachedError) as caught:
         network(pixels)
     return caught.value.args[0]
 
@@ -314,10 +314,10 @@ def test_wsdan_in_the_layout_that_the_doodl_paper_used(named_state, tmp_path):
     photo = images(1, 512)
 
     def reached(module, given):
-        raise Reached(given[0])
+        raise ReachedError(given[0])
 
     classifier.network.Conv2d_1a_3x3.register_forward_pre_hook(reached)
-    with pytest.raises(Reached) as caught:
+    with pytest.raises(ReachedError) as caught:
         classifier(photo)
     torch.testing.assert_close(caught.value.args[0], photo, rtol=1e-5, atol=1e-5)
 
