@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from doodl.generation.pictures import encode_picture, viewed
 from doodl.generation.problem import GenerateProblem
 from doodl.generation.requests import GenerateRequest, GenerateResult
 from doodl.generation.safety import SafetyCheck, load_safety
-from doodl.guidance.guidance import BoundGuidance, CropConfig, Guidance, load_guidance
+from doodl.guidance.guidance import BoundGuidance, Guidance, load_guidance
 from doodl.guidance.spec import GuideSpec, parse_guides
 from doodl.optimise import LatentState, optimise
 from doodl.schedule import Schedule
@@ -87,14 +88,16 @@ class ImageGenerator:
         """Return the steps denoised plainly (None: there are none), and those optimised through."""
         sampler = self.config.sampler
         whole = self.backbone.schedule(sampler.num_inference_steps)
-        optimised = whole.part(sampler.optimise_at)
-        return _first_steps(whole, len(whole) - len(optimised)), optimised
+        plain = len(whole) - (sampler.optimise_at or len(whole))
+        return _first_steps(whole, plain), whole.from_step(plain)
 
     def check_size(self, width_px: int, height_px: int) -> None:
         """Raise RequestError unless the model can make pictures of this size."""
         multiple = self.backbone.size_multiple
         if width_px % multiple or height_px % multiple:
-            fitting = "x".join(str(max(1, round(s / multiple)) * multiple) for s in (width_px, height_px))
+            fitting = "x".join(
+                str(max(1, round(s / multiple)) * multiple) for s in (width_px, height_px)
+            )
             raise RequestError(
                 f"size {width_px}x{height_px} must be multiples of {multiple} px with this model; "
                 f"try {fitting}."
@@ -167,7 +170,7 @@ class ImageGenerator:
             self.schedules()[1],
             bound,
             self.config.sampler,
-            CropConfig.of(self.config),
+            self.config.crops,
         )
 
         def report(running: Sequence[LatentState]) -> None:
@@ -310,8 +313,9 @@ def _first_steps(schedule: Schedule, count: int) -> Schedule | None:
     """Return the schedule's first `count` steps, None for none."""
     if count == 0:
         return None
-    steps = {field.name: getattr(schedule, field.name) for field in fields(schedule)}
-    return replace(schedule, **{k: v[:count] for k, v in steps.items() if isinstance(v, Tensor)})
+    values = {field.name: getattr(schedule, field.name) for field in fields(schedule)}
+    steps: dict[str, Any] = {k: v[:count] for k, v in values.items() if isinstance(v, Tensor)}
+    return replace(schedule, **steps)
 
 
 def _group_key(request: GenerateRequest) -> tuple[object, ...]:

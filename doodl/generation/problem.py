@@ -10,9 +10,9 @@ from torch import Tensor
 
 from doodl.adjoint import generate_with_grad
 from doodl.backbones import Backbone
-from doodl.config import SamplerConfig
+from doodl.config import CropConfig, SamplerConfig
 from doodl.denoiser import NoisePredictor
-from doodl.guidance.guidance import BoundGuidance, CropConfig
+from doodl.guidance.guidance import BoundGuidance
 from doodl.optimise import Judgement
 from doodl.schedule import Schedule
 
@@ -54,6 +54,4 @@ class GenerateProblem:
 
     def keep(self, indices: Sequence[int]) -> GenerateProblem:
         index = list(indices)
-        return replace(
-            self, predictor=self.predictor.keep(index), guides=self.guides.keep(index)
-        )
+        return replace(self, predictor=self.predictor.keep(index), guides=self.guides.keep(index))
