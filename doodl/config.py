@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from doodl.guidance.spec import parse_guides
 
 MIX_WEIGHT = 0.93
 """EDICT's p at its own T = 50."""
@@ -30,6 +32,8 @@ def _check_fields(config: Any, prefix: str, positive: tuple[str, ...] = ()) -> N
         name = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value) or (value is None and "None" in kind):
             continue
+        if kind.startswith("tuple"):
+            continue  # its own __post_init__ looks at it
         if kind == "bool":
             if not isinstance(value, bool):
                 raise ValueError(f"{name} (={value!r}) must be true or false.")
@@ -53,6 +57,8 @@ class SamplerConfig:
         mix_weight: EDICT's p; None means 0.93^(50/T).
         memory: the adjoint's mode: checkpoint | invert | full | budget:SIZE.
         guidance_scale: classifier-free guidance; 1 makes no second branch.
+        optimise_at: generation: steps left when the optimisation begins, those before are denoised
+            plainly; None begins at pure noise. The released code's opt_t.
     """
 
     num_inference_steps: int = 50
@@ -60,9 +66,17 @@ class SamplerConfig:
     mix_weight: float | None = None
     memory: str = "checkpoint"
     guidance_scale: float = 1.0
+    optimise_at: int | None = None
 
     def __post_init__(self) -> None:
-        _check_fields(self, "sampler.", ("num_inference_steps", "depth", "mix_weight"))
+        _check_fields(
+            self, "sampler.", ("num_inference_steps", "depth", "mix_weight", "optimise_at")
+        )
+        if self.optimise_at is not None and self.optimise_at > self.num_inference_steps:
+            raise ValueError(
+                f"sampler.optimise_at (={self.optimise_at}) must be at most "
+                f"num_inference_steps (={self.num_inference_steps})."
+            )
         for name in ("depth", "mix_weight"):
             value = getattr(self, name)
             if value is not None and value > 1:
@@ -112,10 +126,26 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True)
+class CropConfig:
+    """What the guides' networks see of an image.
+
+    Attributes:
+        num_crops, cut_power: random crops per image and loss (`guidance.crops`).
+        whole_view: the whole frame too, as one more crop.
+    """
+
+    num_crops: int = 16
+    cut_power: float = 0.3
+    whole_view: bool = False
+
+
+@dataclass(frozen=True)
 class EditConfig:
     """One preset: sampler, optimiser, and what the loss looks at.
 
     Attributes:
+        guides: the weighted sum that is optimised, in the form of `guidance.spec`; empty: the
+            aesthetic guide of the pocket model.
         working_px: the shorter side of the frame the model works on.
         num_crops, cut_power: random crops per image and loss (`guidance.crops`).
         whole_view: the loss also sees the whole frame.
@@ -123,10 +153,12 @@ class EditConfig:
         fidelity_weight: weight of the mean squared change of the transferred frame.
         neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
+        judge_tolerance: points that the judge may fall where no aesthetic guide asks it to rise.
     """
 
     sampler: SamplerConfig = SamplerConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    guides: tuple[str, ...] = ()
     working_px: int = 512
     num_crops: int = 16
     cut_power: float = 0.3
@@ -135,13 +167,21 @@ class EditConfig:
     fidelity_weight: float = 0.0
     neutral_weight: float = 0.0
     stop_score: float | None = None
+    judge_tolerance: float = 0.5
 
     def __post_init__(self) -> None:
         _check_fields(self, "", ("working_px", "num_crops"))
+        if not isinstance(self.guides, tuple) or any(type(g) is not str for g in self.guides):
+            raise ValueError(f"guides (={self.guides!r}) must be a list of guides, as text.")
+        parse_guides(self.guides)
+
+    @property
+    def crops(self) -> CropConfig:
+        return CropConfig(self.num_crops, self.cut_power, self.whole_view)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values, the form that is fingerprinted and stored."""
-        return dataclasses.asdict(self)
+        """Return nested plain values, the form that is fingerprinted and stored as JSON."""
+        return {**dataclasses.asdict(self), "guides": list(self.guides)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EditConfig:
@@ -149,13 +189,44 @@ class EditConfig:
         values = dict(values)
         sampler = SamplerConfig(**values.pop("sampler", {}))
         optimiser = OptimiserConfig(**values.pop("optimiser", {}))
-        return cls(sampler=sampler, optimiser=optimiser, **values)
+        guides = values.pop("guides", ())
+        guides = tuple(guides) if isinstance(guides, (list, tuple)) else guides
+        return cls(sampler=sampler, optimiser=optimiser, guides=guides, **values)
 
+
+_PAPER_SAMPLER = SamplerConfig(num_inference_steps=50, mix_weight=0.93)
+# CFG 7.5 for generation; a photo is edited under the empty prompt, without.
+_PAPER_PROMPTED = replace(_PAPER_SAMPLER, guidance_scale=7.5)
+_PAPER_TIED = OptimiserConfig(
+    learning_rate=1.0,
+    momentum=0.9,
+    tie_gradients=True,
+    tie_latents=True,
+    renormalise=True,
+    decode_pair=True,
+)
+
+# A call of the pocket UNet keeps 12 MiB of activations a photo: all of them fit.
+_POCKET_SAMPLER = SamplerConfig(num_inference_steps=20, memory="budget:512MiB")
+_POCKET_GENERATION = EditConfig(
+    sampler=replace(_POCKET_SAMPLER, guidance_scale=3.0),
+    optimiser=OptimiserConfig(
+        num_optim_steps=15,
+        grad_clip_value=None,
+        tie_gradients=True,
+        tie_latents=True,
+        renormalise=True,
+        decode_pair=False,
+        grad_mean_abs=1e-2,
+    ),
+    working_px=128,
+    num_crops=4,
+    whole_view=True,
+)
 
 PRESETS: dict[str, EditConfig] = {
     "pocket": EditConfig(
-        # A call of the pocket UNet keeps 12 MiB of activations a photo: all of them fit.
-        sampler=SamplerConfig(num_inference_steps=20, depth=0.5, memory="budget:512MiB"),
+        sampler=replace(_POCKET_SAMPLER, depth=0.5),
         optimiser=OptimiserConfig(
             num_optim_steps=12,
             grad_clip_value=None,
@@ -172,10 +243,41 @@ PRESETS: dict[str, EditConfig] = {
         fidelity_weight=6.0,
         neutral_weight=20.0,
     ),
-    # The released code's photo editing, in its own units (ALGORITHM, section 5).
+    "pocket-text": replace(_POCKET_GENERATION, guides=("text=1",)),
+    "pocket-personalize": replace(_POCKET_GENERATION, guides=("subject=1",)),
+    "pocket-classifier": replace(_POCKET_GENERATION, guides=("classifier=1",)),
+    # The released code's presets, in its own units (ALGORITHM, section 5).
     "paper-aesthetic": EditConfig(
-        sampler=SamplerConfig(num_inference_steps=50, mix_weight=0.93),
+        sampler=_PAPER_SAMPLER,
         optimiser=OptimiserConfig(num_optim_steps=25, grad_clip_value=1e-3),
+        guides=("aesthetic:laion-v1=1",),
+        num_crops=16,
+        cut_power=0.3,
+    ),
+    "paper-text": EditConfig(
+        sampler=_PAPER_PROMPTED,
+        optimiser=replace(_PAPER_TIED, num_optim_steps=50, grad_clip_value=1e-3, noise_scale=1e-4),
+        guides=("text=1",),
+        num_crops=16,
+        cut_power=0.3,
+    ),
+    "paper-personalize": EditConfig(
+        sampler=_PAPER_PROMPTED,
+        optimiser=replace(_PAPER_TIED, num_optim_steps=500, grad_clip_value=3e-3, loss_scale=3.0),
+        guides=("subject=1",),
+        num_crops=16,
+        cut_power=0.06,
+    ),
+    "paper-classifier": EditConfig(
+        sampler=_PAPER_PROMPTED,
+        optimiser=replace(
+            _PAPER_TIED,
+            num_optim_steps=50,
+            grad_clip_value=1e-2,
+            noise_scale=1e-3,
+            loss_scale=0.05,
+        ),
+        guides=("classifier=1",),
         num_crops=16,
         cut_power=0.3,
     ),

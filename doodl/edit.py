@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,12 +19,14 @@ from doodl.denoiser import NoisePredictor
 from doodl.edict import generate, invert
 from doodl.errors import DoodlError, InversionError, ModelError, OptimisationError
 from doodl.fidelity import psnr_db, ssim
+from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
+from doodl.guidance.spec import parse_guides
 from doodl.images import Photo, decode_photo, encode_photo, into_photo_space, model_view
 from doodl.objective import Aim, EnhanceProblem
 from doodl.optimise import LatentState, optimise
 from doodl.pocket import weights_dir
 from doodl.schedule import Schedule
-from doodl.scores import AestheticScorer, load_scorer
+from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
 from doodl.transfer import TransferFit, apply_transfer_to_pixels
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class EditRequest:
         strength: share of the change that is delivered, in [0, 1].
         checkpoint: bytes of an interrupted optimisation of this very request, to go on from; the
             photo starts again if they are not.
+        subjects: exemplar images (3, H, W) in [-1, 1] for a subject guide.
+        label: class for a classifier guide that names none.
     """
 
     photo: Photo
@@ -50,6 +54,13 @@ class EditRequest:
     prompt: str = ""
     strength: float = 1.0
     checkpoint: bytes | None = None
+    subjects: tuple[Tensor, ...] = ()
+    label: str | None = None
+
+    @property
+    def row(self) -> GuideRow:
+        """What the guides need to know of it."""
+        return GuideRow(self.prompt, self.aim.direction, self.aim.target, self.subjects, self.label)
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -90,23 +101,31 @@ class PhotoEditor:
 
     Args:
         backbone: the latent diffusion model.
-        guide: the scorer that gives the gradient.
+        guide: the scorer that gives the gradient, and the scores before and after.
         judge: the scorer that gives none, and decides with the guide whether to deliver.
         config: the preset.
+        guidance: what gives the gradient in the guide's place, if more than that guides.
     Raises: ValueError if the sampler's steps or memory do not fit the model.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        guide: AestheticScorer,
-        judge: AestheticScorer,
+        guide: AestheticScorer | ScorerEnsemble,
+        judge: AestheticScorer | ScorerEnsemble,
         config: EditConfig,
         *,
         software: str = "doodl-batch",
+        guidance: Guidance | None = None,
     ) -> None:
         self.backbone, self.guide, self.judge = backbone, guide, judge
         self.config, self.software = config, software
+        self.guidance = guidance or Guidance.of_scorer(guide)
+        if config.sampler.optimise_at is not None:
+            raise ValueError(
+                "sampler.optimise_at is for images generated from noise; a photo is inverted part "
+                "of the way with sampler.depth."
+            )
         # Here and not at the first photo: no photo is at fault for them.
         backbone.schedule(config.sampler.num_inference_steps, config.sampler.depth)
         parse_memory(config.sampler.memory)
@@ -161,12 +180,13 @@ class PhotoEditor:
         problem = EnhanceProblem.of(
             self.backbone,
             predictor.keep(places),
-            self.guide,
+            self.guidance,
             self.config,
             views=views[places],
             bases=bases,
             aims=[requests[i].aim for i in places],
             grey=[requests[i].photo.grey for i in places],
+            rows=[requests[i].row for i in places],
         )
         states = [_start_or_resume(requests[i], x[i], y[i]) for i in places]
 
@@ -228,13 +248,13 @@ class PhotoEditor:
         # The source was accepted at this size, so its edit is.
         delivered = decode_photo(encoded, max_pixels=photo.width_px * photo.height_px)
         before, after = self.scores(photo), self.scores(delivered)
-        improved = [request.aim.improved(b, a) for b, a in zip(before, after, strict=True)]
+        improved = self._improved(request, delivered, before, after)
         if state.iteration == 0 and state.stop_reason == "good_enough":
             status = "skipped"
         elif state.best_iteration == 0:
             status = "rejected"
         else:
-            status = "ok" if all(improved) else "rejected"
+            status = "ok" if improved else "rejected"
         return EditResult(
             encoded=encoded,
             status=status,
@@ -249,6 +269,34 @@ class PhotoEditor:
             stop_reason=str(state.stop_reason),
             loss_curve=list(state.loss_curve),
         )
+
+    @torch.no_grad()
+    def _improved(
+        self,
+        request: EditRequest,
+        delivered: Photo,
+        before: tuple[float, float],
+        after: tuple[float, float],
+    ) -> bool:
+        """Return whether the delivered file is better than the source, by guides and judge.
+
+        An aesthetic guide and the judge must both come nearer the aim. Where other guides act,
+        their weighted sum must have fallen. Where no aesthetic guide asks the judge to rise, it
+        must not fall by more than the config's judge_tolerance: what a text or a class asks for
+        need not be beautiful, but it must not be damage.
+        """
+        aesthetic = self.guidance.scorer is not None
+        if aesthetic and not all(
+            request.aim.improved(b, a) for b, a in zip(before, after, strict=True)
+        ):
+            return False
+        if not aesthetic and after[1] < before[1] - self.config.judge_tolerance:
+            return False
+        if [spec.kind for spec in self.guidance.specs] == ["aesthetic"]:
+            return True  # the aim is the whole sum
+        source = self.view(request.photo)
+        bound = self.guidance.bind([request.row], source)
+        return float(bound.value(self.view(delivered))) < float(bound.value(source))
 
     @torch.no_grad()
     def scores(self, photo: Photo) -> tuple[float, float]:
@@ -281,21 +329,33 @@ def load_editor(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     software: str = "doodl-batch",
+    guides: Sequence[str] = (),
 ) -> PhotoEditor:
     """Load everything an edit needs.
 
     Args:
         model: `pocket`, or the path of a diffusers pipeline folder.
-    Raises: ModelError if the model is not there.
+        guides: in place of the config's, if there are any. Where neither names one, the pocket
+            model's aesthetic score guides; it also gives the scores before and after where no
+            aesthetic guide does.
+    Raises: ModelError if the model or a guide's network is not there.
     """
+    if guides:
+        config = replace(config, guides=tuple(guides))
     folder = pipeline_folder(model)
     backbone = load_backbone(folder, name=model, device=device, dtype=dtype)
+    guidance = None
+    if config.guides:
+        specs = parse_guides(config.guides)
+        guidance = load_guidance(specs, model=model, device=device, dtype=dtype)
+    guide = guidance.scorer if guidance is not None else None
     return PhotoEditor(
         backbone,
-        load_scorer("pocket", device=device),
+        load_scorer("pocket", device=device) if guide is None else guide,
         load_scorer("pocket-judge", device=device),
         config,
         software=software,
+        guidance=guidance,
     )
 
 

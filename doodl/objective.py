@@ -1,4 +1,4 @@
-"""The enhance objective: an aesthetic score of what will be delivered, per photo of a batch."""
+"""The enhance objective: the guides' say on what will be delivered, per photo of a batch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from doodl.adjoint import generate_with_grad
 from doodl.backbones import Backbone
 from doodl.config import EditConfig
 from doodl.denoiser import NoisePredictor
-from doodl.guidance.aesthetic import aesthetic_loss, check_direction
-from doodl.guidance.crops import multicrop
+from doodl.guidance.aesthetic import check_direction
+from doodl.guidance.guidance import BoundGuidance, Guidance, GuideRow
 from doodl.optimise import Judgement
 from doodl.schedule import Schedule
-from doodl.scores import AestheticScorer
-from doodl.towers import clamp_straight_through
+from doodl.scores import AestheticScorer, ScorerEnsemble
 from doodl.transfer import TransferFit, apply_transfer
 
 
@@ -33,9 +32,6 @@ class Aim:
 
     def __post_init__(self) -> None:
         check_direction(self.direction, self.target)
-
-    def loss(self, scores: Tensor) -> Tensor:
-        return aesthetic_loss(scores, self.direction, self.target)
 
     def improved(self, before: float, after: float) -> bool:
         """Return whether a score of `after` is nearer the aim than `before`."""
@@ -56,9 +52,10 @@ def chroma(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class EnhanceProblem:
-    """Optimise the score of the decoded image and of the photo as it will be delivered.
+    """Optimise what the guides say of the decoded image and of the photo as it will be delivered.
 
     Attributes:
+        guidance: the guides, bound to these photos with the views as their sources.
         views: (B, 3, H, W) in [-1, 1], the photos at the model's size.
         bases: (B, 3, H, W), their decoded inversions, which the change is measured from.
         aims, grey: one per photo.
@@ -67,7 +64,7 @@ class EnhanceProblem:
     backbone: Backbone
     predictor: NoisePredictor
     schedule: Schedule
-    guide: AestheticScorer
+    guidance: BoundGuidance
     config: EditConfig
     views: Tensor
     bases: Tensor
@@ -80,15 +77,26 @@ class EnhanceProblem:
         cls,
         backbone: Backbone,
         predictor: NoisePredictor,
-        guide: AestheticScorer,
+        guidance: Guidance | AestheticScorer | ScorerEnsemble,
         config: EditConfig,
         *,
         views: Tensor,
         bases: Tensor,
         aims: Sequence[Aim],
         grey: Sequence[bool],
+        rows: Sequence[GuideRow] | None = None,
     ) -> EnhanceProblem:
-        """Return the problem with its schedule cut to the config's depth and the fit prepared."""
+        """Return the problem with its schedule cut to the config's depth and the fit prepared.
+
+        Args:
+            guidance: loaded guides, or a scorer that is the only one.
+            rows: what the guides need to know of each photo; by default its aim alone.
+        Raises: ValueError if a row lacks what a guide needs.
+        """
+        if not isinstance(guidance, Guidance):
+            guidance = Guidance.of_scorer(guidance)
+        if rows is None:
+            rows = [GuideRow(direction=aim.direction, target=aim.target) for aim in aims]
         sampler = config.sampler
         schedule = backbone.schedule(sampler.num_inference_steps, sampler.depth)
         fit = TransferFit(bases, grey=tuple(grey))
@@ -96,7 +104,7 @@ class EnhanceProblem:
             backbone,
             predictor,
             schedule,
-            guide,
+            guidance.bind(rows, views),
             config,
             views,
             bases,
@@ -122,13 +130,12 @@ class EnhanceProblem:
         config = self.config
         delivered = self.delivered(images)
         sources = [images, delivered] if config.transfer_in_loss else [images]
-        scores = torch.stack([self._mean_score(source, generators) for source in sources])
+        losses = [self.guidance.loss(each, generators, crops=config.crops) for each in sources]
         with torch.no_grad():
-            final_scores = self.guide(delivered)
+            final, values = self.guidance.assess(delivered)
         penalty = self._penalty(delivered)
-        loss = self._loss(scores).sum(0) + penalty
-        value = self._loss(final_scores[None])[0] + penalty
-        return Judgement(loss, value.detach(), self._good_enough(final_scores))
+        loss = torch.stack(losses).sum(0) + penalty
+        return Judgement(loss, (final + penalty).detach(), self._good_enough(final, values))
 
     def _penalty(self, delivered: Tensor) -> Tensor:
         """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
@@ -148,6 +155,7 @@ class EnhanceProblem:
         return replace(
             self,
             predictor=predictor,
+            guidance=self.guidance.keep(index),
             views=self.views[index],
             bases=bases,
             aims=tuple(self.aims[i] for i in index),
@@ -155,32 +163,11 @@ class EnhanceProblem:
             fit=TransferFit(bases, grey=grey),
         )
 
-    def _loss(self, scores: Tensor) -> Tensor:
-        """Return losses of scores (S, B), each photo under its own aim."""
-        return torch.stack([aim.loss(scores[:, i]) for i, aim in enumerate(self.aims)], dim=1)
-
-    def _mean_score(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return each image's mean score (B,) over its crops and, if asked, the whole frame."""
-        # Before anything averages pixels: overshoot that no file can hold shall earn nothing.
-        images = clamp_straight_through(images, -1.0, 1.0)
-        size = self.guide.tower.size_px
-        batch = len(images)
-        crops = multicrop(
-            images,
-            self.config.num_crops,
-            size,
-            cut_power=self.config.cut_power,
-            generators=generators,
-        )
-        if self.config.whole_view:
-            whole = self.guide.tower.resize(images)
-            crops = torch.cat([crops.view(batch, -1, 3, size, size), whole[:, None]], 1)
-            crops = crops.flatten(0, 1)
-        return self.guide(crops).view(batch, -1).mean(1)
-
-    def _good_enough(self, scores: Tensor) -> Tensor:
+    def _good_enough(self, final: Tensor, values: dict[str, Tensor]) -> Tensor:
         stop = self.config.stop_score
-        if stop is None:
-            return torch.zeros_like(scores, dtype=torch.bool)
-        upward = torch.tensor([aim.direction == "up" for aim in self.aims], device=scores.device)
-        return upward & (scores >= stop)
+        scores = [values[spec.name] for spec in self.guidance.specs if spec.kind == "aesthetic"]
+        if stop is None or not scores:
+            return torch.zeros_like(final, dtype=torch.bool)
+        # With direction up, and only then, an aesthetic guide's value is the score itself.
+        upward = torch.tensor([aim.direction == "up" for aim in self.aims], device=final.device)
+        return upward & (scores[0] >= stop)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from doodl.errors import ModelError
 from doodl.pocket import weights_dir
-from doodl.towers import ImageTower, load_tower
+from doodl.towers import OPENAI_B16, OPENAI_B32, OPENAI_L14, ImageTower, TowerName, load_tower
 
 # The heads as LAION published them. A pickle is opened only if it is one of these, bit for bit.
 PINNED_SHA256 = {
@@ -24,6 +27,29 @@ PINNED_SHA256 = {
 
 _V2_INDICES = (0, 2, 4, 6, 7)
 POCKET_SCORERS = {"pocket": "tower", "pocket-judge": "judge"}
+
+HEADS_FOLDER = "DOODL_HEADS"
+"""Environment variable: the folder of the published heads' files."""
+
+
+class PublishedHead(NamedTuple):
+    """A head as it was published: the file's name, its address, and the tower it sits on."""
+
+    file: str
+    address: str
+    tower: TowerName
+
+
+_V1 = "https://github.com/LAION-AI/aesthetic-predictor"
+_V2 = "https://github.com/christophschuhmann/improved-aesthetic-predictor"
+PUBLISHED_HEADS = {
+    "laion-v1-b32": PublishedHead("sa_0_4_vit_b_32_linear.pth", _V1, OPENAI_B32),
+    "laion-v1-l14": PublishedHead("sa_0_4_vit_l_14_linear.pth", _V1, OPENAI_L14),
+    "laion-v2": PublishedHead("sac+logos+ava1-l14-linearMSE.pth", _V2, OPENAI_L14),
+}
+
+# The released code's weights .5 and 1.5 over their count: what its ensemble came to.
+ENSEMBLES = {"laion-v1": {"laion-v1-l14": 0.25, "laion-v1-b32": 0.75}}
 
 
 class LinearHead(nn.Module):
@@ -73,23 +99,36 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return {key: value.float() for key, value in state.items()}
 
 
+def _head_file(path_or_name: str | Path) -> Path:
+    name = str(path_or_name)
+    if name in POCKET_SCORERS:
+        return weights_dir() / POCKET_SCORERS[name] / "aesthetic_head.safetensors"
+    if name in PUBLISHED_HEADS:
+        head = PUBLISHED_HEADS[name]
+        # Where LAION's own code keeps its v1 heads.
+        folder = Path(os.environ.get(HEADS_FOLDER) or Path.home() / ".cache" / "emb_reader")
+        if not (folder / head.file).is_file():
+            raise ModelError(
+                f"aesthetic head {name}: {head.file} is not in {folder}; get it from "
+                f"{head.address} and put it there, or name its folder in {HEADS_FOLDER}."
+            )
+        return folder / head.file
+    if not Path(name).is_file():
+        known = (*POCKET_SCORERS, *PUBLISHED_HEADS)
+        raise ModelError(f"aesthetic head {name} is not a file, nor one of {', '.join(known)}.")
+    return Path(name)
+
+
 def load_aesthetic_head(path_or_name: str | Path) -> nn.Module:
     """Load an aesthetic head: embeddings (B, D), L2-normalised -> scores (B,), not clipped.
 
     Args:
-        path_or_name: `pocket`, `pocket-judge`, or a file: LAION v1 linear (`weight` (1, D),
-            `bias` (1,)), LAION v2 MLP (`layers.N.weight`), in .safetensors, or in .pth if it is
-            one of the published heads (pinned sha256).
+        path_or_name: `pocket`, `pocket-judge`, a name of PUBLISHED_HEADS, or a file: LAION v1
+            linear (`weight` (1, D), `bias` (1,)), LAION v2 MLP (`layers.N.weight`), in
+            .safetensors, or in .pth if it is one of the published heads (pinned sha256).
     Raises: ModelError if the file is absent, not pinned, or of another layout.
     """
-    if str(path_or_name) in POCKET_SCORERS:
-        path = weights_dir() / POCKET_SCORERS[str(path_or_name)] / "aesthetic_head.safetensors"
-    else:
-        path = Path(path_or_name)
-    if not path.is_file():
-        raise ModelError(
-            f"aesthetic head {path_or_name} is not a file, nor one of {', '.join(POCKET_SCORERS)}."
-        )
+    path = _head_file(path_or_name)
     try:
         state = _read_state(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -129,6 +168,12 @@ def _is_mlp(state: dict[str, Tensor]) -> bool:
     )
 
 
+def head_size(head: nn.Module) -> int:
+    """Return D, the size of the embeddings that a head of `load_aesthetic_head` takes."""
+    first = next(module for module in head.modules() if isinstance(module, nn.Linear))
+    return first.in_features
+
+
 class AestheticScorer(nn.Module):
     """Tower and head in one: images (B, 3, H, W) in [-1, 1] -> scores (B,), about 1..10."""
 
@@ -140,12 +185,86 @@ class AestheticScorer(nn.Module):
         return self.head(self.tower(images))
 
 
-def load_scorer(name: str, *, device: str | torch.device = "cpu") -> AestheticScorer:
-    """Load one of the shipped scorers: `pocket` (the guide) or `pocket-judge`.
+class ScorerEnsemble(nn.Module):
+    """Scorers under weights that are brought to a sum of 1: images -> scores (B,)."""
 
-    Raises: ModelError on another name, or if the package's weights are absent.
+    def __init__(self, scorers: Sequence[AestheticScorer], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.scorers = nn.ModuleList(scorers)
+        # The released code divides by their count, so its scores were off by their sum.
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+
+    def parts(self) -> list[tuple[AestheticScorer, float]]:
+        """Return the scorers, each with its share of the score."""
+        return [
+            (scorer, weight)
+            for scorer, weight in zip(self.scorers, self.weights, strict=True)
+            if isinstance(scorer, AestheticScorer)
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([weight * scorer(images) for scorer, weight in self.parts()]).sum(0)
+
+
+def load_scorer(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> AestheticScorer | ScorerEnsemble:
+    """Load a scorer by name, or a head by file together with its tower.
+
+    Args:
+        name: one of SCORER_NAMES (`laion-v1` is both v1 heads, weighted), the path of a head, or
+            TOWER@PATH with an open_clip folder or model name (NAME:TAG) for TOWER. Without it a
+            head's tower is guessed: by its sha256, then by its size.
+    Raises: ModelError if a part is absent or the two do not fit.
     """
-    if name not in POCKET_SCORERS:
-        raise ModelError(f"scorer {name!r} is not shipped; use {' or '.join(POCKET_SCORERS)}.")
-    tower = load_tower(weights_dir() / POCKET_SCORERS[name], device=device)
-    return AestheticScorer(tower, load_aesthetic_head(name).to(device)).eval()
+    if name in ENSEMBLES:
+        parts = ENSEMBLES[name]
+        scorers = [_load_one(part, device, dtype) for part in parts]
+        return ScorerEnsemble(scorers, list(parts.values()))
+    return _load_one(name, device, dtype)
+
+
+def _load_one(name: str, device: str | torch.device, dtype: torch.dtype) -> AestheticScorer:
+    tower_name, _, path = name.rpartition("@")
+    head = load_aesthetic_head(path)
+    tower = load_tower(
+        _named_tower(tower_name) if tower_name else _tower_of(path, head),
+        device=device,
+        dtype=dtype,
+    )
+    given, wanted = tower.embedding_size, head_size(head)
+    if given != wanted:
+        raise ModelError(
+            f"aesthetic head {path} takes embeddings of {wanted}, its tower {tower.name} gives "
+            f"{given}; write TOWER@{path} with the tower it was trained on."
+        )
+    return AestheticScorer(tower, head.to(device)).eval()
+
+
+def _named_tower(text: str) -> Path | TowerName:
+    model, _, tag = text.partition(":")
+    return TowerName(model, tag) if tag else Path(text)
+
+
+def _tower_of(path: str, head: nn.Module) -> Path | TowerName:
+    """Return the tower that a head was trained on, as far as its name, file and size tell."""
+    if path in POCKET_SCORERS:
+        return weights_dir() / POCKET_SCORERS[path]
+    if path in PUBLISHED_HEADS:
+        return PUBLISHED_HEADS[path].tower
+    beside = Path(path).parent
+    if (beside / "open_clip_config.json").is_file():
+        return beside
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if "B/16" in PINNED_SHA256.get(digest, ""):
+        return OPENAI_B16
+    sizes = {512: OPENAI_B32, 768: OPENAI_L14}
+    if head_size(head) not in sizes:
+        raise ModelError(
+            f"aesthetic head {path} takes embeddings of {head_size(head)}, and nothing says of "
+            f"which tower; write TOWER@{path}, TOWER an open_clip folder or NAME:TAG."
+        )
+    return sizes[head_size(head)]

@@ -21,8 +21,10 @@ app = typer.Typer(
     help="Improve collections of photographs with diffusion models.",
 )
 models_app = typer.Typer(no_args_is_help=True, help="The models that can be used.")
+presets_app = typer.Typer(no_args_is_help=True, help="The recipes, by name, value by value.")
 manifest_app = typer.Typer(no_args_is_help=True, help="Tables that say what to do for each photo.")
 app.add_typer(models_app, name="models")
+app.add_typer(presets_app, name="presets")
 app.add_typer(manifest_app, name="manifest")
 
 
@@ -561,6 +563,31 @@ def models_list(json: Json = False) -> None:
     from jobs.models import show_models
 
     raise typer.Exit(show_models(as_json=json))
+
+
+@presets_app.command("list")
+def presets_list(json: Json = False) -> None:
+    """List the presets and what each is for.
+
+    Example: doodl-batch presets list
+    """
+    from jobs.presets import list_presets
+
+    raise typer.Exit(list_presets(as_json=json))
+
+
+@presets_app.command("show")
+def presets_show(
+    name: Annotated[str, typer.Argument(help="A name of `presets list`.")],
+    json: Json = False,
+) -> None:
+    """Show every value of a preset, what it means, and what --set calls it.
+
+    Example: doodl-batch presets show paper-text
+    """
+    from jobs.presets import show_preset
+
+    raise typer.Exit(show_preset(name, as_json=json))
 
 
 @app.command()

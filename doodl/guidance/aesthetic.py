@@ -1,10 +1,17 @@
-"""The aesthetic loss: a score pushed up, down, or to a target."""
+"""The aesthetic guide: a score pushed up, down, or to a target."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
+
+from doodl.guidance.crops import CropViews
+from doodl.guidance.terms import Assessment, GuideRow
+from doodl.scores import AestheticScorer, ScorerEnsemble
 
 DIRECTIONS = ("up", "down", "target")
 
@@ -34,3 +41,44 @@ def aesthetic_loss(scores: Tensor, direction: str, target: float | None = None) 
         return scores
     assert target is not None  # check_direction saw to it
     return (scores - target).abs()
+
+
+@dataclass(frozen=True, eq=False)
+class AestheticGuide:
+    """Scorers of images, loaded; each photo has its own direction and target."""
+
+    scorer: AestheticScorer | ScorerEnsemble
+
+    def bind(self, rows: Sequence[GuideRow], sources: Tensor | None) -> BoundAesthetic:
+        """Return the term of these photos. Raises: ValueError as `check_direction`."""
+        for row in rows:
+            check_direction(row.direction, row.target)
+        return BoundAesthetic(self.scorer, tuple((row.direction, row.target) for row in rows))
+
+
+@dataclass(frozen=True, eq=False)
+class BoundAesthetic:
+    """The aesthetic term of one batch of photos."""
+
+    scorer: AestheticScorer | ScorerEnsemble
+    aims: tuple[tuple[str, float | None], ...]
+
+    def loss(self, views: CropViews) -> Tensor:
+        """Return the losses (B,) of the mean scores over crops, as the released code."""
+        scorer = self.scorer
+        if isinstance(scorer, ScorerEnsemble):
+            parts = [w * views.mean(one(views.of(one.tower))) for one, w in scorer.parts()]
+            return self._losses(torch.stack(parts).sum(0))
+        return self._losses(views.mean(scorer(views.of(scorer.tower))))
+
+    def assess(self, images: Tensor) -> Assessment:
+        """Return the losses, and the scores with the sign under which higher is better."""
+        scores = self.scorer(images)
+        losses = self._losses(scores)
+        return Assessment(losses, -losses)
+
+    def keep(self, places: Sequence[int]) -> BoundAesthetic:
+        return replace(self, aims=tuple(self.aims[i] for i in places))
+
+    def _losses(self, scores: Tensor) -> Tensor:
+        return torch.stack([aesthetic_loss(scores[i], *aim) for i, aim in enumerate(self.aims)])

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from doodl.config import CropConfig
+from doodl.towers import ImageNetwork, clamp_straight_through
+
 
 def multicrop(
     images: Tensor,
@@ -46,3 +49,44 @@ def crop_count(image_size: tuple[int, int], num_crops: int, size_px: int) -> int
     """Return num_crops, or 1 where every crop would be the same image."""
     height, width = image_size
     return 1 if height == width and height <= size_px else num_crops
+
+
+class CropViews:
+    """What the guides' networks see of one batch of images: its crops, drawn once a size.
+
+    Attributes:
+        images: (B, 3, H, W), within [-1, 1] and with the gradient of the identity: overshoot that
+            no file can hold shall earn nothing, and it must go before anything averages pixels.
+    """
+
+    def __init__(
+        self, images: Tensor, generators: Sequence[torch.Generator], config: CropConfig
+    ) -> None:
+        self.images = clamp_straight_through(images, -1.0, 1.0)
+        self._generators, self._config = generators, config
+        self._crops: dict[int, Tensor] = {}
+
+    def of(self, network: ImageNetwork) -> Tensor:
+        """Return (B * N, 3, s, s) views for a network, those of one image side by side.
+
+        Networks of one size see the same crops, so that a weighted sum of them is of one thing.
+        """
+        size, batch = network.size_px, len(self.images)
+        if size not in self._crops:
+            self._crops[size] = multicrop(
+                self.images,
+                self._config.num_crops,
+                size,
+                cut_power=self._config.cut_power,
+                generators=self._generators,
+            )
+        crops = self._crops[size]
+        if self._config.whole_view:
+            whole = network.resize(self.images)
+            crops = torch.cat([crops.view(batch, -1, 3, size, size), whole[:, None]], 1)
+            crops = crops.flatten(0, 1)
+        return crops
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return each image's mean (B,) of values (B * N,) of its views."""
+        return values.view(len(self.images), -1).mean(1)

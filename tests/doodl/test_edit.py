@@ -252,7 +252,9 @@ def test_overshoot_beyond_black_and_white_earns_nothing(editor, whole_view):
     problem = replace(problem, config=replace(problem.config, whole_view=whole_view))
     images = problem.views * 3
     scores = [
-        problem._mean_score(frames, [torch.Generator().manual_seed(0)])
+        problem.guidance.loss(
+            frames, [torch.Generator().manual_seed(0)], crops=problem.config.crops
+        )
         for frames in (images, images.clamp(-1, 1))
     ]
     assert scores[0].item() == pytest.approx(scores[1].item(), abs=1e-5)

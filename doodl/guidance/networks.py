@@ -1,0 +1,346 @@
+"""Image classifiers from local files: timm, Hugging Face, checkpoints. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from doodl.errors import ModelError
+from doodl.guidance.classifier import Classifier
+from doodl.guidance.spec import POCKET_CLASSIFIER
+from doodl.guidance.wsdan import IMAGENET_MEAN, IMAGENET_STD, build_wsdan, is_wsdan
+from doodl.pocket import weights_dir
+
+# config.json comes from outside: only these classes of transformers are made on its word.
+_HF_CLASSES = frozenset(
+    f"{name}ForImageClassification"
+    for name in (
+        "Beit", "Bit", "ConvNext", "ConvNextV2", "DeiT", "Dinov2", "Dinov2WithRegisters",
+        "EfficientNet", "FocalNet", "Hiera", "MobileNetV1", "MobileNetV2", "MobileViT",
+        "MobileViTV2", "PoolFormer", "PvtV2", "RegNet", "ResNet", "Segformer", "Siglip", "Swin",
+        "Swinv2", "ViT",
+    )
+)  # fmt: skip
+# The arguments of a timm model that its own config.json may set.
+_TIMM_ARGUMENTS = frozenset({"img_size", "global_pool", "dynamic_img_size", "patch_size"})
+_MAX_CLASSES = 100_000
+_LOAD_ERRORS = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, EOFError,
+    SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
+# Pillow's numbers, as Hugging Face's preprocessor files have them.
+_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+
+
+def load_classifier(
+    value: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Classifier, str | None]:
+    """Load the classifier of `MODEL` or `MODEL/CLASS`; return it and the class, if one is named.
+
+    MODEL is one of: `pocket`; a folder with config.json and model.safetensors, timm's or Hugging
+    Face's; a WS-DAN checkpoint file; NAME@FILE, a timm model's name and a file of its weights; a
+    timm model's name alone, if its weights lie in the Hugging Face cache. Labels of a file are
+    the lines of FILE's name with `.labels.txt` in place of its suffix, if that is there.
+    Raises: ModelError if there is no such model, or it cannot be loaded.
+    """
+    model, label = split_class(value)
+    if model == POCKET_CLASSIFIER:
+        classifier = _from_folder(weights_dir() / "classifier", model)
+    elif Path(model).is_dir():
+        classifier = _from_folder(Path(model), model)
+    elif Path(model).is_file():
+        classifier = _from_wsdan(Path(model))
+    else:
+        name, _, file = model.partition("@")
+        path = Path(file) if file else _cached_weights(name)
+        classifier = _from_timm(name, path, labels=_labels_beside(path) if file else ())
+    if label is not None:
+        try:
+            classifier.class_index(label)
+        except ValueError as error:  # known now, and no photo's fault
+            raise ModelError(str(error)) from error
+    return classifier.to(device=device).to_dtype(dtype), label
+
+
+def split_class(value: str) -> tuple[str, str | None]:
+    """Return (MODEL, CLASS) of a classifier guide's value; the longest MODEL there is.
+
+    Raises: ModelError if no part of it is a model.
+    """
+    if _is_model(value):
+        return value, None
+    head, label = value, ""
+    while "/" in head:
+        head, _, tail = head.rpartition("/")
+        label = f"{tail}/{label}" if label else tail
+        if head and _is_model(head):
+            return head, label
+    raise ModelError(
+        f"classifier {value!r} is none that is here: give {POCKET_CLASSIFIER}, a folder with "
+        "config.json and model.safetensors, a WS-DAN checkpoint file, NAME@FILE or NAME with a "
+        "timm model's name; /CLASS may follow."
+    )
+
+
+def _is_model(text: str) -> bool:
+    name, at, file = text.partition("@")
+    if at:
+        return _is_timm_name(name) and Path(file).is_file()
+    is_path = (Path(text) / "config.json").is_file() or Path(text).is_file()
+    return text == POCKET_CLASSIFIER or is_path or _is_timm_name(text)
+
+
+def _is_timm_name(text: str) -> bool:
+    import timm
+
+    return "/" not in text and timm.is_model(text.partition(".")[0])
+
+
+def _from_folder(folder: Path, name: str) -> Classifier:
+    config = _read_json(folder / "config.json")
+    if "architecture" in config:
+        return _timm_folder(folder, config, name)
+    return _hugging_face(folder, config, name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__}, not an object.")
+    return value
+
+
+def _timm_folder(folder: Path, config: dict[str, Any], name: str) -> Classifier:
+    preprocess = config.get("pretrained_cfg") or {}
+    labels = config.get("label_names") or preprocess.get("label_names") or ()
+    arguments = config.get("model_args") or {}
+    strange = sorted(set(arguments) - _TIMM_ARGUMENTS - {"num_classes"})
+    if strange:
+        raise ModelError(f"{folder / 'config.json'}: model_args {', '.join(strange)} are unknown.")
+    return _from_timm(
+        str(config["architecture"]),
+        folder / "model.safetensors",
+        title=name,
+        preprocess=preprocess,
+        labels=labels,
+        arguments={key: arguments[key] for key in arguments if key != "num_classes"},
+    )
+
+
+def _from_timm(
+    name: str,
+    path: Path,
+    *,
+    title: str | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    labels: Any = (),
+    arguments: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """Return a timm model with the weights of a file; the number of classes is the file's."""
+    import timm
+
+    if not _is_timm_name(name):
+        raise ModelError(f"{name!r} is no timm model.")
+    state = read_state(path)
+    defaults: dict[str, Any] = {}
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if cfg is not None:
+        defaults = {k: v for k, v in cfg.to_dict().items() if v is not None}
+    settings = {**defaults, **(preprocess or {})}
+    head = settings.get("classifier")
+    head = head[0] if isinstance(head, (list, tuple)) else head
+    weight = state.get(f"{head}.weight")
+    if weight is None or not 1 <= len(weight) <= _MAX_CLASSES:
+        raise ModelError(f"{path} has no last layer {head}.weight: it is no classifier of {name}.")
+    num_classes = len(weight)
+    try:
+        architecture = name.partition(".")[0]
+        network = timm.create_model(
+            architecture, pretrained=False, num_classes=num_classes, **(arguments or {})
+        )
+        network.load_state_dict(state)
+    except _LOAD_ERRORS as error:
+        raise ModelError(f"{path} cannot be loaded as {name}: {error}") from error
+    size = settings.get("input_size", (3, 224, 224))
+    return Classifier(
+        network,
+        name=title or str(name),
+        size_px=_square(path, size[-2:]),
+        mean=settings.get("mean", IMAGENET_MEAN),
+        std=settings.get("std", IMAGENET_STD),
+        interpolation=_interpolation(settings.get("interpolation", "bicubic")),
+        num_classes=num_classes,
+        labels=_checked_labels(path, labels or _imagenet_labels(num_classes), num_classes),
+    )
+
+
+def _imagenet_labels(num_classes: int) -> list[str]:
+    """Return ImageNet's labels where the number of classes is one of its subsets', else none."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": num_classes})
+    return [] if subset is None else list(ImageNetInfo(subset).label_descriptions())
+
+
+def _hugging_face(folder: Path, config: dict[str, Any], name: str) -> Classifier:
+    import transformers
+
+    classes = config.get("architectures") or [None]
+    if classes[0] not in _HF_CLASSES:
+        raise ModelError(
+            f"{folder.name}: architecture {classes[0]!r} is not one of the classifiers that are "
+            f"loaded ({', '.join(sorted(_HF_CLASSES))}), nor is it a timm folder."
+        )
+    try:
+        network, report = getattr(transformers, classes[0]).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except _LOAD_ERRORS as error:
+        raise ModelError(f"{folder} cannot be loaded: {error}") from error
+    if report["missing_keys"]:
+        # transformers only warns, and fills them with random numbers.
+        raise ModelError(f"{folder}: no weights for {sorted(report['missing_keys'])[:4]}.")
+    preprocess = _read_json(folder / "preprocessor_config.json")
+    if abs(preprocess.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+        raise ModelError(f"{folder}: only images scaled to [0, 1] before normalising are known.")
+    normalised = preprocess.get("do_normalize", True)
+    labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
+    return Classifier(
+        network,
+        name=name,
+        size_px=_hf_size(folder, preprocess),
+        mean=preprocess["image_mean"] if normalised else (0.0, 0.0, 0.0),
+        std=preprocess["image_std"] if normalised else (1.0, 1.0, 1.0),
+        interpolation=_INTERPOLATIONS.get(preprocess.get("resample", 2), "bicubic"),
+        num_classes=network.config.num_labels,
+        labels=labels,
+        multi_label=network.config.problem_type == "multi_label_classification",
+    )
+
+
+def _hf_size(folder: Path, preprocess: dict[str, Any]) -> int:
+    """Return the side of what the network sees: the crop where it crops, else the resized."""
+    cropped = preprocess.get("do_center_crop", False) and preprocess.get("crop_size")
+    size = cropped or preprocess.get("size")
+    if isinstance(size, dict):
+        edge = size.get("shortest_edge")
+        size = (edge, edge) if edge else (size.get("height"), size.get("width"))
+    elif isinstance(size, int):
+        size = (size, size)
+    return _square(folder, size)
+
+
+def _from_wsdan(path: Path) -> Classifier:
+    state = read_state(path)
+    if not is_wsdan(state):
+        raise ModelError(
+            f"{path.name} has tensors {', '.join(sorted(state)[:4])}, ...: not a WS-DAN "
+            "checkpoint. Write NAME@FILE with the timm model that the weights are of."
+        )
+    network, size_px, mean, std = build_wsdan(state)
+    num_classes = len(state.get("fc_new.weight", state.get("fc.weight", ())))
+    labels = _checked_labels(path, _labels_beside(path), num_classes)
+    return Classifier(
+        network,
+        name=str(path),
+        size_px=size_px,
+        mean=mean,
+        std=std,
+        num_classes=num_classes,
+        labels=labels,
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint file, without the wrappers that training leaves.
+
+    Raises: ModelError if it is not there, or holds anything but tensors, numbers and text.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            with torch.serialization.safe_globals(_numpy_globals()):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except _LOAD_ERRORS as error:
+        raise ModelError(f"{path} cannot be read as tensors: {error}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{path} holds a {type(state).__name__}, not a table of tensors.")
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _numpy_globals() -> list[Any]:
+    """Return what rebuilds NumPy arrays of numbers: training logs keep their accuracies so."""
+    import numpy as np
+    from numpy._core.multiarray import _reconstruct, scalar
+
+    return [
+        *((function, f"numpy.{core}.multiarray.{name}")
+          for core in ("core", "_core")
+          for function, name in ((_reconstruct, "_reconstruct"), (scalar, "scalar"))),
+        np.ndarray, np.dtype, type(np.dtype("f8")), type(np.dtype("f4")), type(np.dtype("i8")),
+    ]  # fmt: skip
+
+
+def _cached_weights(name: str) -> Path:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    hub_id = getattr(cfg, "hf_hub_id", None)
+    if not hub_id:
+        raise ModelError(f"timm publishes no weights of {name}; write {name}@FILE.")
+    hub_id = hub_id if not hub_id.endswith("/") else f"{hub_id}{name}"
+    found = try_to_load_from_cache(hub_id, "model.safetensors")
+    if not isinstance(found, str):
+        raise ModelError(
+            f"the weights of {name} have not been pulled; `hf download {hub_id}` puts them into "
+            f"the cache (HF_HOME is honoured), or write {name}@FILE."
+        )
+    return Path(found)
+
+
+def _labels_beside(path: Path) -> list[str]:
+    labels = path.with_suffix(".labels.txt")
+    if not labels.is_file():
+        return []
+    return [
+        line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
+
+
+def _checked_labels(path: Path, labels: Any, num_classes: int) -> list[str]:
+    if not isinstance(labels, (list, tuple)) or (labels and len(labels) != num_classes):
+        count = len(labels) if hasattr(labels, "__len__") else labels
+        raise ModelError(f"{path}: {count} labels for {num_classes} classes.")
+    return [str(label) for label in labels]
+
+
+def _square(path: Path, size: Any) -> int:
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (None, None)
+    if not isinstance(height, int) or height != width or not 8 <= height <= 4096:
+        raise ModelError(f"{path}: input size {size!r}; only squares of 8 to 4096 px are known.")
+    return height
+
+
+def _interpolation(name: str) -> str:
+    return name if name in ("bilinear", "bicubic") else "bicubic"

@@ -1,0 +1,106 @@
+"""What the presets are for, and what each of their values means. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from doodl.config import EditConfig, OptimiserConfig, SamplerConfig, preset
+
+
+@dataclass(frozen=True)
+class PresetNote:
+    """What a preset is for.
+
+    Attributes:
+        task: the command it belongs to: enhance | generate | personalize.
+        about: one line.
+        target: the score that the released code aims at; None where it has none.
+    """
+
+    task: str
+    about: str
+    target: float | None = None
+
+
+PRESET_NOTES: dict[str, PresetNote] = {
+    "pocket": PresetNote("enhance", "the shipped model's photo editing; the default with it"),
+    "pocket-text": PresetNote("generate", "the shipped model: a prompt reinforced by its own CLIP"),
+    "pocket-personalize": PresetNote(
+        "personalize", "the shipped model: images with the subject of the exemplar photos"
+    ),
+    "pocket-classifier": PresetNote(
+        "generate", "the shipped model: images of a class of its flower classifier"
+    ),
+    "paper-aesthetic": PresetNote(
+        "enhance",
+        "DOODL's photo editing; below its target 10 it does what direction up does",
+        target=10.0,
+    ),
+    "paper-text": PresetNote("generate", "DOODL's CLIP guidance with LAION's ViT-g/14"),
+    "paper-personalize": PresetNote(
+        "personalize", "DOODL's personalisation: ViT-B/32, L/14 and g/14 with .5, .25 and .25"
+    ),
+    "paper-classifier": PresetNote(
+        "generate",
+        "DOODL's vocabulary expansion; name the classifier: --guide classifier:FILE/CLASS",
+    ),
+}
+
+MEANINGS: dict[str, str] = {
+    "sampler.num_inference_steps": "T, the denoising steps; divides the model's training steps",
+    "sampler.depth": "photos: share of the steps that is inverted, above 0 to 1",
+    "sampler.mix_weight": "EDICT's p; none is 0.93^(50/T)",
+    "sampler.memory": "activations: checkpoint, invert, full or budget:SIZE; not the result",
+    "sampler.guidance_scale": "classifier-free guidance; 1 is none",
+    "sampler.optimise_at": "generation: steps left when optimising begins; none is all of them",
+    "optimiser.num_optim_steps": "updates of the noise",
+    "optimiser.learning_rate": "step length",
+    "optimiser.momentum": "share of the last update that goes on",
+    "optimiser.grad_clip_value": "elementwise clip of the gradient, before momentum; none is off",
+    "optimiser.noise_scale": "standard deviation of the noise added after each update",
+    "optimiser.loss_scale": "the loss is multiplied by it before the gradient is clipped",
+    "optimiser.tie_gradients": "both halves of the pair move by their mean gradient",
+    "optimiser.tie_latents": "the pair is averaged after each update; generation only",
+    "optimiser.renormalise": "each half keeps the norm it began with; generation only",
+    "optimiser.decode_pair": "the loss is of both decodes of the pair, else of the first",
+    "optimiser.grad_mean_abs": "the gradient is rescaled to this mean size; none leaves it",
+    "optimiser.grad_blur_sigma": "Gaussian blur of the gradient, in latent pixels",
+    "optimiser.patience": "stop after so many iterations without a better one; 0 never",
+    "guides": "the weighted sum that is optimised; none: the pocket model's aesthetic score",
+    "working_px": "shorter side of the frame that the model works on",
+    "num_crops": "random crops per image and loss",
+    "cut_power": "side of a crop: U^power (largest - smallest) + smallest",
+    "whole_view": "the loss also sees the whole frame",
+    "transfer_in_loss": "photos: the loss also sees the change as it will be delivered",
+    "fidelity_weight": "photos: weight of the mean squared change",
+    "neutral_weight": "photos: weight of the colour that white, grey and black take on",
+    "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
+    "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",
+}
+
+
+def preset_values(name: str) -> list[tuple[str, Any, str]]:
+    """Return (name, value, meaning) of every value of a preset, as --set names them.
+
+    Raises: ValueError on an unknown preset.
+    """
+    values = preset(name).to_dict()
+    rows = []
+    for key in config_names():
+        node: Any = values
+        for part in key.split("."):
+            node = node[part]
+        rows.append((key, node, MEANINGS[key]))
+    return rows
+
+
+def config_names() -> list[str]:
+    """Return the names of all values of a config, the sampler's and the optimiser's first."""
+    parts = {"sampler": SamplerConfig, "optimiser": OptimiserConfig}
+    nested = [
+        f"{k}.{field.name}" for k, part in parts.items() for field in dataclasses.fields(part)
+    ]
+    own = [field.name for field in dataclasses.fields(EditConfig) if field.name not in parts]
+    return nested + own
