@@ -28,6 +28,7 @@ FROM_PROMPTS = ("generate", "personalize")
 """Tasks whose rows are prompts; those of the others are photos."""
 FORMATS = ("png", "jpeg", "webp")
 LATENTS_SUFFIX = ".safetensors"
+NO_GUIDE = "none"
 SAFETY_CHECKERS = ("auto", "off")
 MAX_SIDE_PX = 4096
 MAX_SEEDS = 100_000
@@ -282,11 +283,15 @@ def default_preset(task: str, model: str, guides: Sequence[str] | None = None) -
     """
     if task in FROM_PROMPTS:
         family = "pocket" if model == SHIPPED_MODEL else "paper"
-        kinds = {spec.kind for spec in parse_guides(guides or ())}
+        kinds = {spec.kind for spec in parse_guides(_asked(guides or ()))}
         if task == "personalize":
             return f"{family}-personalize"
         return f"{family}-classifier" if kinds == {"classifier"} else f"{family}-text"
     return "pocket" if model == SHIPPED_MODEL else "paper-aesthetic"
+
+
+def _asked(guides: Sequence[str]) -> Sequence[str]:
+    return () if list(guides) == [NO_GUIDE] else guides
 
 
 def _guides(task: str, texts: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -296,9 +301,9 @@ def _guides(task: str, texts: Sequence[str]) -> tuple[list[str], dict[str, str]]
     subject and whatever else is asked.
     Raises: ValueError on a guide that cannot be read.
     """
-    if list(texts) == ["none"] and task == "generate":
+    if list(texts) == [NO_GUIDE] and task == "generate":
         return [], {}
-    guides = [absolute_guide(spec, Path.cwd()) for spec in parse_guides(texts)]
+    guides = [absolute_guide(spec, Path.cwd()) for spec in parse_guides(_asked(texts))]
     if task == "personalize" and all(spec.kind != "subject" for spec in guides):
         guides.insert(0, GuideSpec("subject"))
     if not guides:

@@ -12,6 +12,7 @@ from doodl.images import encode_photo
 
 LOG = "DOODL_TEST_LOG"
 SECONDS = "DOODL_TEST_SECONDS"
+DIE = "DOODL_TEST_DIE"
 
 
 class FakeEditor:
@@ -139,3 +140,27 @@ def load_generator(
     software="",
 ):
     return FakeGenerator(image_format)
+
+
+class DyingGenerator:
+    """The real generator; the log gets a line per iteration, and one picture is interrupted."""
+
+    def __init__(self, generator) -> None:
+        self.generator = generator
+        self.check_size = generator.check_size
+
+    def generate(self, requests, *, on_iteration=None):
+        def logged(index, state):
+            with Path(os.environ[LOG]).open("a") as stream:
+                stream.write(f"{requests[index].seed} {state.iteration}\n")
+            on_iteration(index, state)
+            if DIE in os.environ and requests[index].seed == 1 and state.iteration == 2:
+                raise KeyboardInterrupt
+
+        return self.generator.generate(requests, on_iteration=logged)
+
+
+def load_dying_generator(*arguments, **options):
+    from doodl.generation import load_generator as load
+
+    return DyingGenerator(load(*arguments, **options))

@@ -217,6 +217,7 @@ class ImageGenerator:
         The fidelity guide measures from the unguided samples `images`.
         """
         guidance = self.guidance(requests[0].guides)
+        images = images.clamp(-1, 1)  # as a file shows them, and as the guides see what follows
         fitting = []
         for i in places:
             try:
