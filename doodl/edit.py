@@ -143,6 +143,8 @@ class PhotoEditor:
         Photos of the same frame size share batches; a photo's result does not depend on them.
         Where the result would be, a photo that failed has its error: InversionError or
         OptimisationError if its numbers are not finite.
+
+        Raises: ValueError if a request lacks what a guide needs: words, exemplars, a class.
         """
         views = [self.view(request.photo) for request in requests]
         results: dict[int, EditResult | DoodlError] = {}
@@ -346,8 +348,8 @@ def load_editor(
     backbone = load_backbone(folder, name=model, device=device, dtype=dtype)
     guidance = None
     if config.guides:
-        specs = parse_guides(config.guides)
-        guidance = load_guidance(specs, model=model, device=device, dtype=dtype)
+        # In float32 whatever the backbone runs in: a half-precision gradient of pixels underflows.
+        guidance = load_guidance(parse_guides(config.guides), model=model, device=device)
     guide = guidance.scorer if guidance is not None else None
     return PhotoEditor(
         backbone,

@@ -156,7 +156,7 @@ def _from_timm(
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if cfg is not None:
         defaults = {k: v for k, v in cfg.to_dict().items() if v is not None}
-    settings = {**defaults, **(preprocess or {})}
+    settings = defaults | {k: v for k, v in (preprocess or {}).items() if v is not None}
     head = settings.get("classifier")
     head = head[0] if isinstance(head, (list, tuple)) else head
     weight = state.get(f"{head}.weight")

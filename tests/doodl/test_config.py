@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from doodl.config import PRESETS, EditConfig, preset
@@ -21,6 +23,11 @@ def test_presets_survive_their_plain_values(name):
         ({"sampler": {"mix_weight": 2}}, r"in \(0, 1\]"),
         ({"num_crops": True}, "num_crops"),
         ({"num_crops": 0}, "above zero"),
+        ({"sampler": {"optimise_at": 0}}, "above zero"),
+        ({"sampler": {"optimise_at": 51}}, "at most num_inference_steps"),
+        ({"guides": ["beauty=1"]}, "beauty=1"),
+        ({"guides": "aesthetic=1"}, "must be a list"),
+        ({"guides": [1]}, "must be a list"),
     ],
 )
 def test_values_that_make_no_sense_are_named(values, words):
@@ -29,5 +36,12 @@ def test_values_that_make_no_sense_are_named(values, words):
 
 
 def test_an_unknown_preset_names_those_there_are():
-    with pytest.raises(ValueError, match="pocket, paper-aesthetic"):
+    with pytest.raises(ValueError, match="pocket, pocket-text"):
         preset("grand")
+
+
+def test_guides_survive_json():
+    config = EditConfig(guides=('text:"a red rose"=0.5', "aesthetic=1"))
+    values = json.loads(json.dumps(config.to_dict()))
+    assert values == config.to_dict()
+    assert EditConfig.from_dict(values) == config
