@@ -54,4 +54,4 @@ def load_safety(folder: Path, choice: str, *, device: str | torch.device = "cpu"
             )
         return SafetyCheck(None)
     load_safety_checker = importlib.import_module("doodl.safety").load_safety_checker
-    return SafetyCheck(load_safety_checker(folder, device), "none")
+    return SafetyCheck(load_safety_checker(folder, device=device), "none")
