@@ -29,6 +29,14 @@ class ModelError(DoodlError):
     """A model is missing, is not what it says it is, or does not fit the others."""
 
 
+class RequestError(DoodlError):
+    """A picture cannot be made as asked: its prompt, size, class or subject does not fit."""
+
+
+class LatentsError(DoodlError):
+    """A latents file is not one of ours, is damaged, or belongs to another model."""
+
+
 class InversionError(DoodlError):
     """The photo could not be inverted to finite noise, or not back again."""
 

@@ -116,6 +116,54 @@ MaxGpuHours = Annotated[
     float | None, typer.Option(help="Stop in order once so many worker hours are spent (exit 8).")
 ]
 IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fail, skip or wait.")]
+Report = Annotated[bool, typer.Option(help="Write OUT/report at the end.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+PromptsManifest = Annotated[
+    Path | None,
+    _path_argument("[PROMPTS]", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
+]
+GenerateOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Output folder.  [default: PROMPTS-doodl beside the manifest, or ./doodl-generated]",
+        parser=_path,
+        metavar="PATH",
+    ),
+]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help="What to make a picture of; repeatable.")
+]
+Guides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guide",
+        metavar="GUIDE",
+        help='What to optimise for, as text=1, text:"a red rose"=0.5, aesthetic=1, '
+        "classifier:pocket/tulips=2 or symmetry=0.1; repeatable.",
+    ),
+]
+NegativePrompt = Annotated[str, typer.Option(help="What the pictures are led away from.")]
+Seeds = Annotated[int, typer.Option(help="Pictures of each prompt, each from a seed of its own.")]
+FirstSeed = Annotated[int | None, typer.Option("--seed", help="The first seed.  [default: 0]")]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="PX", help="512, or 768x512 (width, height).  [default: the preset's]"),
+]
+Format = Annotated[str, typer.Option(help="png, jpeg or webp.")]
+SafetyChecker = Annotated[
+    str, typer.Option(help="auto (the model's own, where it ships one) or off.")
+]
+GenerateModel = Annotated[
+    str, typer.Option("--model", help="auto, pocket, or the path of a diffusers pipeline folder.")
+]
+GeneratePreset = Annotated[
+    str | None,
+    typer.Option("--preset", help="Recipe.  [default: the task's, see docs/generate.md]"),
+]
+Subjects = Annotated[
+    list[Path] | None,
+    typer.Option("--subject", parser=_path, metavar="PHOTO", help="A photo of it; repeatable."),
+]
 
 
 def spec_options(
@@ -207,6 +255,212 @@ def enhance(
         "if_running": if_running,
     }  # fmt: skip
     raise typer.Exit(run_enhance(photos, out, options, choice, report=report, as_json=json))
+
+
+@app.command()
+def generate(
+    prompts_manifest: PromptsManifest = None,
+    prompt: Prompts = None,
+    out: GenerateOut = None,
+    guide: Guides = None,
+    negative_prompt: NegativePrompt = "",
+    seeds: Seeds = 1,
+    seed: FirstSeed = None,
+    size: Size = None,
+    format: Format = "png",
+    direction: Direction = None,
+    target: Target = None,
+    model: GenerateModel = "auto",
+    preset: GeneratePreset = None,
+    overrides: Set = None,
+    safety_checker: SafetyChecker = "auto",
+    images: Images = "both",
+    workers: Workers = 0,
+    batch_size: BatchSize = 1,
+    runner: Runner = "local",
+    device: Device = "auto",
+    row_timeout: RowTimeout = 0.0,
+    checkpoint_every: CheckpointEvery = 5,
+    max_attempts: MaxAttempts = 2,
+    breaker: Breaker = 20,
+    grace: Grace = 30.0,
+    redo: Redo = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    only_failed: OnlyFailed = False,
+    limit: Limit = None,
+    max_gpu_hours: MaxGpuHours = None,
+    if_running: IfRunning = "fail",
+    report: Report = True,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Make pictures of prompts, their noise optimised by what you ask of the final pixels.
+
+    Without --guide the prompt itself guides; --guide none makes plain samples. A manifest has a
+    column prompt and, if you like, negative_prompt, seed, label, guides and row_id. The same
+    command again goes on where the last one stopped; more --seeds make only the new pictures.
+
+    Example: doodl-batch generate --prompt "a photo of a sunflower" --guide text=1 --seeds 4
+    """
+    from jobs.generate import run_generate
+
+    options = prompt_options(
+        prompts=prompt, guides=guide, overrides=overrides, direction=direction, target=target,
+        model=model, preset=preset, negative_prompt=negative_prompt, num_seeds=seeds, seed=seed,
+        size=size, image_format=format, safety_checker=safety_checker, images=images,
+        num_workers=workers, batch_size=batch_size, runner=runner, device=device,
+        row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
+        max_attempts=max_attempts, breaker=breaker, grace_seconds=grace,
+    )  # fmt: skip
+    choice = {
+        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "limit": limit, "max_gpu_hours": max_gpu_hours, "if_running": if_running,
+    }  # fmt: skip
+    code = run_generate(
+        "generate", prompts_manifest, out, options, choice,
+        dry_run=dry_run, report=report, as_json=json,
+    )  # fmt: skip
+    raise typer.Exit(code)
+
+
+def prompt_options(
+    *, prompts: list[str] | None, guides: list[str] | None, size: str | None, **others: Any
+) -> dict[str, Any]:
+    """Return the options of a generation job's spec from those of the command line."""
+    options = spec_options(**others)
+    options["prompts"], options["size"] = prompts or [], size
+    if guides:
+        options["overrides"]["guides"] = guides
+    return options
+
+
+@app.command()
+def personalize(
+    prompts_manifest: PromptsManifest = None,
+    subject: Subjects = None,
+    prompt: Prompts = None,
+    out: GenerateOut = None,
+    guide: Guides = None,
+    negative_prompt: NegativePrompt = "",
+    seeds: Seeds = 1,
+    seed: FirstSeed = None,
+    size: Size = None,
+    format: Format = "png",
+    direction: Direction = None,
+    target: Target = None,
+    model: GenerateModel = "auto",
+    preset: GeneratePreset = None,
+    overrides: Set = None,
+    safety_checker: SafetyChecker = "auto",
+    images: Images = "both",
+    max_pixels: MaxPixels = 200_000_000,
+    workers: Workers = 0,
+    batch_size: BatchSize = 1,
+    runner: Runner = "local",
+    device: Device = "auto",
+    row_timeout: RowTimeout = 0.0,
+    checkpoint_every: CheckpointEvery = 5,
+    max_attempts: MaxAttempts = 2,
+    breaker: Breaker = 20,
+    grace: Grace = 30.0,
+    redo: Redo = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    only_failed: OnlyFailed = False,
+    limit: Limit = None,
+    max_gpu_hours: MaxGpuHours = None,
+    if_running: IfRunning = "fail",
+    report: Report = True,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Make pictures of a subject that you show in one photo or several.
+
+    Ask the people in the photos first: see docs/generate.md. A manifest may name each row's own
+    photos in a column subject_uris.
+
+    Example: doodl-batch personalize --subject dog.jpg --prompt "a dog in a bucket" --seeds 6
+    """
+    from jobs.personalize import run_personalize
+
+    options = prompt_options(
+        prompts=prompt, guides=guide, overrides=overrides, direction=direction, target=target,
+        model=model, preset=preset, negative_prompt=negative_prompt, num_seeds=seeds, seed=seed,
+        size=size, image_format=format, safety_checker=safety_checker, images=images,
+        max_pixels=max_pixels, num_workers=workers, batch_size=batch_size, runner=runner,
+        device=device, row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
+        max_attempts=max_attempts, breaker=breaker, grace_seconds=grace,
+    )  # fmt: skip
+    choice = {
+        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "limit": limit, "max_gpu_hours": max_gpu_hours, "if_running": if_running,
+    }  # fmt: skip
+    code = run_personalize(
+        prompts_manifest, out, subject or [], options, choice,
+        dry_run=dry_run, report=report, as_json=json,
+    )  # fmt: skip
+    raise typer.Exit(code)
+
+
+@app.command()
+def invert(
+    photos: Photos,
+    out: Out = None,
+    back: Annotated[
+        bool, typer.Option("--back", help="PHOTOS holds latents files: make photos of them.")
+    ] = False,
+    model: GenerateModel = "auto",
+    preset: GeneratePreset = None,
+    overrides: Set = None,
+    prompt: Prompt = "",
+    format: Format = "png",
+    images: Images = "both",
+    max_pixels: MaxPixels = 200_000_000,
+    workers: Workers = 0,
+    batch_size: BatchSize = 1,
+    runner: Runner = "local",
+    device: Device = "auto",
+    row_timeout: RowTimeout = 0.0,
+    max_attempts: MaxAttempts = 2,
+    breaker: Breaker = 20,
+    grace: Grace = 30.0,
+    redo: Redo = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    only_failed: OnlyFailed = False,
+    since: Since = None,
+    limit: Limit = None,
+    max_gpu_hours: MaxGpuHours = None,
+    if_running: IfRunning = "fail",
+    report: Report = True,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Turn photos into the noise of the model, exactly, and back; say how well that went.
+
+    OUT/latents holds the noise (safetensors), OUT/edited the photo made of it again, and the
+    results its error. `--back` on such a folder makes the photos from the noise alone.
+
+    Example: doodl-batch invert photos/ --out inverted
+    """
+    from jobs.invert import run_invert
+
+    options = spec_options(
+        direction=None, target=None, model=model, preset=preset, overrides=overrides,
+        prompt=prompt, image_format=format, images=images, max_pixels=max_pixels,
+        num_workers=workers, batch_size=batch_size, runner=runner, device=device,
+        row_timeout_seconds=row_timeout, max_attempts=max_attempts, breaker=breaker,
+        grace_seconds=grace,
+    )  # fmt: skip
+    choice = {
+        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours, "if_running": if_running,
+    }  # fmt: skip
+    code = run_invert(
+        photos, out, options, choice, back=back, dry_run=dry_run, report=report, as_json=json
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -16,9 +16,11 @@ from pipeline.run import RunSummary, run_job
 from pipeline.spec import JobSpec, default_out, make_spec
 
 
-def _spec(photos: Path, out: Path | None, options: dict[str, Any]) -> tuple[JobSpec, str]:
+def build_spec(
+    photos: Path | None, out: Path | None, options: dict[str, Any]
+) -> tuple[JobSpec, str]:
     """Return the spec of the options, with `auto` resolved, and one line on what it became."""
-    if not photos.exists():
+    if photos is not None and not photos.exists():
         raise exits.UsageError(f"{photos} does not exist; give a folder of photos or a manifest.")
     out = default_out(photos) if out is None else out
     if out.exists() and not out.is_dir():
@@ -33,7 +35,8 @@ def _spec(photos: Path, out: Path | None, options: dict[str, Any]) -> tuple[JobS
         return make_spec(photos, out, **options), f"model {model}: {why}"
 
 
-def _choice(options: dict[str, Any]) -> RunChoice:
+def build_choice(options: dict[str, Any]) -> RunChoice:
+    """Return which rows a run takes up."""
     with exits.usage_errors():
         return RunChoice(**options)
 
@@ -48,8 +51,8 @@ def run_enhance(
     as_json: bool,
 ) -> int:
     """Run the job, print its summary and return its exit code."""
-    spec, why = _spec(photos, out, options)
-    return _run(spec, _choice(choice), why, report=report, as_json=as_json)
+    spec, why = build_spec(photos, out, options)
+    return run_spec(spec, build_choice(choice), why, report=report, as_json=as_json)
 
 
 def run_spec_file(path: Path, *, if_running: str, as_json: bool) -> int:
@@ -58,11 +61,12 @@ def run_spec_file(path: Path, *, if_running: str, as_json: bool) -> int:
         raise exits.UsageError(f"{path} is not a file; give a job spec, as OUT/_state/spec.json.")
     with exits.usage_errors():
         spec = JobSpec.from_json(path.read_text())
-    choice = _choice({"if_running": if_running})
-    return _run(spec, choice, f"spec {path}", report=True, as_json=as_json)
+    choice = build_choice({"if_running": if_running})
+    return run_spec(spec, choice, f"spec {path}", report=True, as_json=as_json)
 
 
-def _run(spec: JobSpec, choice: RunChoice, why: str, *, report: bool, as_json: bool) -> int:
+def run_spec(spec: JobSpec, choice: RunChoice, why: str, *, report: bool, as_json: bool) -> int:
+    """Run a spec, print its summary and return its exit code."""
     with console.RunProgress(quiet=as_json) as progress:
         progress.message(why)
         if os.environ.get("RAY_ADDRESS") and spec.runner == "local":
@@ -119,8 +123,13 @@ def show_plan(
     as_json: bool,
 ) -> int:
     """Print what a run would do and return an exit code."""
-    spec, why = _spec(photos, out, options)
-    plan = preview_plan(spec, _choice(choice))
+    spec, why = build_spec(photos, out, options)
+    return print_plan(spec, build_choice(choice), why, as_json=as_json)
+
+
+def print_plan(spec: JobSpec, choice: RunChoice, why: str, *, as_json: bool) -> int:
+    """Print what a run of a spec would do and return an exit code."""
+    plan = preview_plan(spec, choice)
     compute = sum(plan.counts[state] for state in COMPUTED)
     if as_json:
         console.print_json(
@@ -136,6 +145,7 @@ def show_plan(
         DEFERRED: "left for later",
     }  # fmt: skip
     rows = [(words[state], count) for state, count in plan.counts.items() if count]
-    console.print_table(f"{spec.photos} → {spec.out}", ("rows", "photos"), rows)
+    source = spec.photos or f"{len(spec.prompts)} prompt(s)"
+    console.print_table(f"{source} → {spec.out}", ("rows", "count"), rows)
     console.result(f"{compute:,} to compute")
     return exits.OK

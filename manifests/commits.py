@@ -26,7 +26,7 @@ from manifests.ledger import Ledger, read_ledger
 from manifests.locks import IfRunning, driver_lock
 from manifests.overwrites import keep_overwritten, restore_overwritten
 from manifests.parts import read_part
-from manifests.paths import is_safe_relpath
+from manifests.paths import FILE_FOLDERS, is_safe_relpath
 from manifests.rows import ResultRow, result_rows
 from manifests.schemas import RESULT_SCHEMA, with_extras
 from manifests.staging import STAGING, encode_staged, staged_name
@@ -34,6 +34,8 @@ from manifests.storage import LocalStorage, Storage, open_storage
 
 MANIFEST_FILE = "_manifest.parquet"
 EDITED = "edited"
+UNGUIDED = "unguided"
+LATENTS = "latents"
 
 DONE_COLUMNS = (
     "row_id",
@@ -162,14 +164,18 @@ class OutputFolder:
             relpath: from `paths.edited_relpath`.
         Raises: CommitError if relpath leaves `edited/`; OSError as the storage does.
         """
-        if not is_safe_relpath(relpath):
+        return self.write_file(EDITED, relpath, data)
+
+    def write_file(self, folder: str, relpath: str, data: bytes) -> str:
+        """Put a file of a row in place, as `write_edited`, in one of FILE_FOLDERS."""
+        if not is_safe_relpath(relpath) or f"{folder}/" not in FILE_FOLDERS:
             raise CommitError(
-                f"relpath (={relpath!r}) leaves {EDITED}/; take it from edited_relpath()."
+                f"relpath (={relpath!r}) leaves {folder}/; take it from edited_relpath()."
             )
-        edited_uri = f"{EDITED}/{relpath}"
-        keep_overwritten(self.storage, edited_uri, self._epochs()[0])
-        self.storage.write(edited_uri, data)
-        return edited_uri
+        uri = f"{folder}/{relpath}"
+        keep_overwritten(self.storage, uri, self._epochs()[0])
+        self.storage.write(uri, data)
+        return uri
 
     def edited_path(self, edited_uri: str) -> str:
         """Return the full path or URI of a result's `edited_uri`."""

@@ -15,6 +15,7 @@ from manifests.parts import (
     open_part,
     part_path,
     read_part,
+    read_results,
 )
 from manifests.rows import ResultRow
 from manifests.schemas import RESULT_SCHEMA
@@ -54,7 +55,7 @@ def committed_rows(
             held = pc.is_in(read_part(storage, path, ["row_id"])["row_id"], only)
             if not pc.any(held).as_py():
                 continue
-        table = read_part(storage, path, schema.names).select(schema.names).cast(schema)
+        table = read_results(storage, path, schema)
         if only is not None:
             table = table.filter(held)
         tables.append(_without_superseded(storage, table, number, waiting, redo_epoch))

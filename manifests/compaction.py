@@ -29,6 +29,7 @@ from manifests.parts import (
     part_path,
     write_results_part,
 )
+from manifests.paths import FILE_FOLDERS
 from manifests.settling import PublishedRow, quarantine, settle
 from manifests.staging import (
     STAGING,
@@ -86,11 +87,10 @@ def unpublish(storage: Storage, rows: list[StagedRow], superseded: dict[str, Pub
     drop_images(storage, [row.row_id for row in rows])
     for row in rows:
         old = superseded.get(row.row_id)
-        if old is None or old.edited_uri in (None, row.record["edited_uri"]):
-            continue
-        # The old photo lay under another name. A failure says nothing about it, so it stays.
-        if row.is_done and str(old.edited_uri).startswith("edited/"):
-            storage.delete(str(old.edited_uri))
+        # A failure says nothing about the old files, so they stay.
+        for uri in old.files if old is not None and row.is_done else ():
+            if uri not in row.files and uri.startswith(FILE_FOLDERS):
+                storage.delete(uri)
 
 
 def _chunks(rows: list[StagedRow], part_bytes: int) -> Iterable[list[StagedRow]]:

@@ -12,12 +12,14 @@ import pyarrow as pa
 from manifests.errors import JobConflictError, ManifestError, OutputCorruptError
 from manifests.identity import params_fingerprint
 from manifests.parts import conform
+from manifests.schemas import current_name
 from manifests.storage import Storage
 
 JOB_FILE = "_job.json"
 EXTRAS_FILE = "_state/extra_columns.arrow"
 PARAMS_FOLDER = "_state/params"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: result columns for generated pictures and inversions follow the first version's."""
 
 VERSION_PARAMS = frozenset(
     {"doodl_version", "algorithm_version", "shipped_model_revision", "recipe"}
@@ -28,7 +30,9 @@ They are part of the fingerprint all the same, so a row says what it was made wi
 """
 
 # What an output folder that has no _job.json yet may hold: the start of one of ours.
-_OURS = frozenset({"_state", "_manifest.parquet", "edited", "results", "images", "report"})
+_OURS = frozenset(
+    {"_state", "_manifest.parquet", "edited", "unguided", "latents", "results", "images", "report"}
+)
 _PENDING = b"doodl_pending"
 
 
@@ -104,7 +108,8 @@ def open_job(
     params_path = f"{PARAMS_FOLDER}/{fingerprint}.json"
     if not storage.exists(params_path):
         storage.write(params_path, _json({"task": record["task"], "params": record["params"]}))
-    _open_extras(storage, extras)
+    older = recorded is not None and recorded.get("schema_version", 1) < SCHEMA_VERSION
+    _open_extras(storage, extras, rewrite=older)
     storage.write(JOB_FILE, _json(record))
     return record
 
@@ -170,8 +175,12 @@ def _json(value: Any) -> bytes:
 
 def read_extras(storage: Storage) -> pa.Schema:
     """Return the schema of the job's extra columns (empty if it has none)."""
-    schema = _read_extras(storage)
-    return pa.schema(list(schema))
+    return _current(_read_extras(storage))
+
+
+def _current(schema: pa.Schema) -> pa.Schema:
+    """Return an extras schema under today's names, without its metadata."""
+    return pa.schema([pa.field(current_name(f), f.type) for f in schema])
 
 
 def _read_extras(storage: Storage) -> pa.Schema:
@@ -181,11 +190,15 @@ def _read_extras(storage: Storage) -> pa.Schema:
         return pa.schema([])
 
 
-def _open_extras(storage: Storage, extras: pa.Schema | None) -> None:
-    """Let the job's extra columns be those it had and those of `extras`, in every part alike."""
+def _open_extras(storage: Storage, extras: pa.Schema | None, *, rewrite: bool) -> None:
+    """Let the job's extra columns be those it had and those of `extras`, in every part alike.
+
+    Args:
+        rewrite: an older version has written parts: give them today's columns.
+    """
     recorded = _read_extras(storage)
-    pending = _PENDING in (recorded.metadata or {})
-    recorded = pa.schema(list(recorded))
+    pending = rewrite or _PENDING in (recorded.metadata or {})
+    recorded = _current(recorded)
     united = recorded
     if extras is not None:
         united = _united(recorded, pa.schema([pa.field(f.name, f.type) for f in extras]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,20 +18,29 @@ from manifests.identity import (
 _CHUNK_ROWS = 65_536
 
 
-def input_keys(inputs: pa.Table) -> pa.ChunkedArray:
+def input_keys(inputs: pa.Table, more_columns: Sequence[str] = ()) -> pa.ChunkedArray:
     """Return the input_key of every row, as `identity.input_key` makes it.
 
     A row that cannot be run has the key of its error: it fails once, not every night.
+
+    Args:
+        more_columns: those that change a result beside RESULT_CHANGING_COLUMNS, in the job's task;
+            the table need not have them.
     """
-    names = ["image_hash", *RESULT_CHANGING_COLUMNS, "subject_hashes", "row_error"]
+    options = [
+        *RESULT_CHANGING_COLUMNS,
+        *(name for name in more_columns if name in inputs.column_names),
+    ]
+    names = ["image_hash", *options, "subject_hashes", "row_error"]
     batches = inputs.select(names).to_batches(max_chunksize=_CHUNK_ROWS)
-    return pa.chunked_array([pa.array(_chunk_keys(b), pa.string()) for b in batches], pa.string())
+    keys = [pa.array(_chunk_keys(batch, options), pa.string()) for batch in batches]
+    return pa.chunked_array(keys, pa.string())
 
 
-def _chunk_keys(batch: pa.RecordBatch) -> Iterator[str]:
+def _chunk_keys(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[str]:
     # The same few option values fill most manifests: their JSON is made once.
     made: dict[tuple[Any, ...], bytes] = {}
-    options = [_values(batch, name) for name in RESULT_CHANGING_COLUMNS]
+    options = [_values(batch, name) for name in names]
     for image_hash, subjects, error, *said in zip(
         _values(batch, "image_hash"),
         _values(batch, "subject_hashes"),
@@ -45,7 +54,7 @@ def _chunk_keys(batch: pa.RecordBatch) -> Iterator[str]:
         combination = tuple(said)
         columns = made.get(combination)
         if columns is None:
-            columns = framed(columns_json(dict(zip(RESULT_CHANGING_COLUMNS, said, strict=True))))
+            columns = framed(columns_json(dict(zip(names, said, strict=True))))
             if len(made) < 10_000:
                 made[combination] = columns
         yield input_key_of_framed(image_hash, columns, subjects or ())

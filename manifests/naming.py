@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -45,6 +47,7 @@ def resolve_rows(
     errors: dict[int, str],
     *,
     needs_image: bool,
+    names_of_rows: Sequence[str | None] | None = None,
 ) -> tuple[list[str | None], list[str]]:
     """Return each row's full image_uri and its own row_id; what is wrong goes to `errors`.
 
@@ -52,6 +55,7 @@ def resolve_rows(
         manifest: path of the manifest; relative URIs are taken from its folder.
         uris, row_ids: as written.
         hashes: of the photos in the manifest itself, None for rows without one there.
+        names_of_rows: for rows that have neither a photo nor a row_id.
     """
     folder = os.path.dirname(manifest)  # noqa: PTH120 (text in, text out)
     names = RowNames({row_id for row_id in row_ids if row_id is not None})
@@ -68,6 +72,8 @@ def resolve_rows(
             name = name_of(uri, folder) if problem is None else None
         elif needs_image:
             problem = f"image_uri is null in row {row}; give the photo's path."
+        elif names_of_rows is not None:
+            name = names_of_rows[row]
         if own is not None:
             problem = row_id_problem(own) or problem
             name = own
@@ -81,6 +87,30 @@ def resolve_rows(
         if problem:
             errors.setdefault(row, problem)
     return full_uris, own_ids
+
+
+_NOT_WORD = re.compile(r"[^\w]+")
+_MAX_SLUG_CHARS = 60
+
+
+def prompt_name(prompt: str | None, seed: int | None = None) -> str:
+    """Return a row_id for a picture made of words: `a-photo-of-a-rose-seed3`.
+
+    Prompts that are told apart by more than the words' letters, or too long for a name, carry
+    eight hex digits of their hash: `a-rose-1f2e3d4c-seed3`.
+    """
+    prompt = prompt or ""
+    slug = _NOT_WORD.sub("-", unicodedata.normalize("NFKC", prompt).casefold()).strip("-_")
+    slug = slug[:_MAX_SLUG_CHARS].rstrip("-_")
+    if prompt and slug.replace("-", " ") != prompt:
+        digest = hash_bytes(prompt.encode("utf-8", "surrogatepass"))[:8]
+        slug = f"{slug}-{digest}" if slug else digest
+    return with_seed(slug or "unprompted", seed)
+
+
+def with_seed(name: str, seed: int | None) -> str:
+    """Return the name with its seed at the end, or as it is without one."""
+    return name if seed is None else f"{name}-seed{seed}"
 
 
 # Empty, "." and ".." components, NUL, backslashes and drives: names to be looked at one by one.

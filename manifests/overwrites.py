@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pyarrow as pa
+
 from manifests.identity import hash_bytes
-from manifests.parts import RESULTS, epoch_of, list_parts, open_part, part_path, read_part
+from manifests.parts import RESULTS, epoch_of, list_parts, open_part, part_path, read_results
+from manifests.schemas import FILE_COLUMNS, RESULT_SCHEMA
 from manifests.settling import load_staged
 from manifests.staging import StagedRow
 from manifests.storage import Storage
@@ -28,10 +31,10 @@ def forget_overwritten(storage: Storage, rows: Iterable[StagedRow]) -> None:
     """Let go what was kept of photos that these rows, now published, have replaced."""
     kept = _kept(storage)
     for row in rows if kept else ():
-        uri = row.record["edited_uri"]
-        for epoch in kept.get(_key(uri), ()) if uri else ():
-            if epoch <= row.epoch:
-                storage.delete(f"{OVERWRITTEN}/{_key(uri)}-{epoch}")
+        for uri in row.files:
+            for epoch in kept.get(_key(uri), ()):
+                if epoch <= row.epoch:
+                    storage.delete(f"{OVERWRITTEN}/{_key(uri)}-{epoch}")
 
 
 def restore_overwritten(storage: Storage) -> int:
@@ -74,16 +77,21 @@ def _owners(storage: Storage, keys: set[str]) -> dict[str, tuple[str, int]]:
     """Return {key: (name, run that committed its row)} of the committed rows among these."""
     owners: dict[str, tuple[str, int]] = {}
 
-    def note(uri: str | None, epoch: int) -> None:
-        if uri is not None and (key := _key(uri)) in keys:
+    schema = pa.schema([RESULT_SCHEMA.field(name) for name in FILE_COLUMNS])
+
+    def note(uri: str, epoch: int) -> None:
+        if (key := _key(uri)) in keys:
             owners[key] = max(owners.get(key, (uri, epoch)), (uri, epoch))
 
     for number in list_parts(storage, RESULTS):
         path = part_path(RESULTS, number)
         with open_part(storage, path) as file:
             epoch = epoch_of(file.schema_arrow)
-        for uri in read_part(storage, path, ["edited_uri"])["edited_uri"].to_pylist():
-            note(uri, epoch)
+        named = read_results(storage, path, schema)
+        for column in named.columns:
+            for uri in column.drop_null().to_pylist():
+                note(uri, epoch)
     for row in load_staged(storage):
-        note(row.record["edited_uri"], row.epoch)
+        for uri in row.files:
+            note(uri, row.epoch)
     return owners

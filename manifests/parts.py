@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import OutputCorruptError
-from manifests.schemas import IMAGE_SCHEMA, RESULT_SCHEMA, with_extras
+from manifests.schemas import IMAGE_SCHEMA, RESULT_SCHEMA, current_name, with_extras
 from manifests.storage import Entry, Storage
 
 RESULTS = "results"
@@ -86,6 +86,22 @@ def read_part(storage: Storage, path: str, columns: list[str] | None = None) -> 
             return file.read(columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise _corrupt(storage, path, error) from error
+
+
+def read_results(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
+    """Return a results part's rows as a table of `schema`; columns it lacks are null.
+
+    Raises: OutputCorruptError if it cannot be read.
+    """
+    with open_part(storage, path) as file:
+        held = {current_name(field): field.name for field in file.schema_arrow}
+    names = [held[name] for name in schema.names if name in held]
+    table = read_part(storage, path, names)
+    columns = [
+        table[held[f.name]].cast(f.type) if f.name in held else pa.nulls(table.num_rows, f.type)
+        for f in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def epoch_of(schema: pa.Schema) -> int:
@@ -183,7 +199,7 @@ def _rewrite_images(storage: Storage, path: str, gone: pa.Array) -> None:
 
 
 def conform(storage: Storage, extras: pa.Schema) -> int:
-    """Rewrite every results part that lacks columns of `extras` (as nulls), or has other types.
+    """Rewrite every results part whose columns are not today's and `extras`, nulls in new ones.
 
     Returns how many parts were rewritten. Idempotent: after a crash, done again from the start.
     """
@@ -193,17 +209,11 @@ def conform(storage: Storage, extras: pa.Schema) -> int:
         path = part_path(RESULTS, number)
         with open_part(storage, path) as file:
             schema = file.schema_arrow
-        if schema.names == target.names and schema.types == target.types:
+        named = [current_name(field) for field in schema]
+        if schema.names == named == target.names and schema.types == target.types:
             continue
-        table = read_part(storage, path)
-        columns = [
-            table[f.name].cast(f.type)
-            if f.name in table.column_names
-            else pa.nulls(table.num_rows, f.type)
-            for f in target
-        ]
         epoch = epoch_of(schema)
-        fitted = pa.table(columns, schema=target)
+        fitted = read_results(storage, path, target)
         storage.write_stream(path, lambda sink, t=fitted, e=epoch: _write(sink, t, e))  # type: ignore[misc]
         rewritten += 1
     return rewritten

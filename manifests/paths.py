@@ -13,6 +13,9 @@ PHOTO_SUFFIXES = frozenset(
 )
 """What a photo's file name ends in, compared in lower case."""
 
+FILE_FOLDERS = ("edited/", "unguided/", "latents/")
+"""Where the files that result rows name lie in an output folder."""
+
 MAX_ROW_ID_BYTES = 1024
 _MAX_COMPONENT_BYTES = 200  # file systems stop at 255; room for our hash and suffix
 _SAME_SUFFIX = {".jpeg": ".jpg", ".tiff": ".tif", ".heif": ".heic"}
@@ -60,6 +63,22 @@ def edited_relpath(row_id: str, suffix: str) -> str:
                     return row_id
             elif _format(own) is not None:
                 return row_id + suffix
+    return _made_relpath(row_id, suffix)
+
+
+def picture_relpath(row_id: str, suffix: str) -> str:
+    """Return the path of a picture whose row is named by words and not by a file.
+
+    As `edited_relpath`, but a name without a photo's suffix keeps itself: `a-rose-seed0` becomes
+    `a-rose-seed0.png`. In a job whose paths all come from here no two row_ids share one.
+    """
+    if suffix.lower() not in PHOTO_SUFFIXES:
+        raise ValueError(f"suffix (={suffix!r}) must be one of {', '.join(sorted(PHOTO_SUFFIXES))}")
+    *folders, name = row_id.split("/")
+    plain = row_id_problem(row_id) is None and all(map(_is_ordinary_folder, folders))
+    same_format = _format(split_suffix(name)[1]) == _format(suffix)
+    if plain and _is_ordinary(name) and not same_format and not _HASHED.search(name):
+        return row_id + suffix
     return _made_relpath(row_id, suffix)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -124,6 +125,7 @@ def plan_rows(
     done: pa.Table,
     params_fingerprint: str,
     options: PlanOptions | None = None,
+    key_columns: Sequence[str] = (),
 ) -> Plan:
     """Return the plan of a run.
 
@@ -131,11 +133,12 @@ def plan_rows(
         inputs: a table of INPUT_SCHEMA with its hashes (`hashes.hash_inputs`), row_id unique.
         done: `OutputFolder.done()`: in a redo it holds only the rows redone, so the rest is new.
         params_fingerprint: of the job as it runs now, for the work_keys.
+        key_columns: those that change a result in this job's task, beside the photo's own.
     A row is done if the row of its name is ok, rejected or skipped with the same input_key,
     whatever version of the software did it.
     """
     options = options or PlanOptions()
-    keys = input_keys(inputs)
+    keys = input_keys(inputs, key_columns)
     at = pc.index_in(inputs["row_id"], value_set=done["row_id"])
     known = pc.is_valid(at)
     same = true(pc.equal(done["input_key"].take(at), keys))

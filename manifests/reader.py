@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes
 from manifests.inline import IMAGE_COLUMN, photo_bytes
-from manifests.naming import full_uri, resolve_plain_rows, resolve_rows
+from manifests.naming import full_uri, prompt_name, resolve_plain_rows, resolve_rows
 from manifests.scan import scan_photos
 from manifests.schemas import INPUT_SCHEMA, MANIFEST_SCHEMA, RESERVED_NAMES
 
@@ -22,7 +23,12 @@ __all__ = ["read_manifest", "scan_photos"]
 INVALID_ROW = "InvalidRow"
 
 
-def read_manifest(path: str | os.PathLike[str], *, needs_image: bool = True) -> pa.Table:
+def read_manifest(
+    path: str | os.PathLike[str],
+    *,
+    needs_image: bool = True,
+    own_columns: pa.Schema | None = None,
+) -> pa.Table:
     """Return a Parquet manifest (or .csv, .jsonl) as a table of INPUT_SCHEMA and extra columns.
 
     Every row of the file is a row of the table, in its order. A row that cannot be run says why in
@@ -34,7 +40,10 @@ def read_manifest(path: str | os.PathLike[str], *, needs_image: bool = True) -> 
     `manifest_<name>`.
 
     Args:
-        needs_image: False for tasks that start from no photo.
+        needs_image: False for tasks that start from no photo: a row without row_id is then named
+            after its prompt and seed (`naming.prompt_name`).
+        own_columns: columns that the job's task reads beside MANIFEST_SCHEMA's; those that the
+            file has follow INPUT_SCHEMA's in the table.
     Raises: ManifestError for a file that is no manifest: column, what it is, what it must be.
     """
     path = Path(path).absolute()
@@ -46,11 +55,12 @@ def read_manifest(path: str | os.PathLike[str], *, needs_image: bool = True) -> 
         )
     errors: dict[int, str] = {}
     columns: dict[str, pa.ChunkedArray | pa.Array] = {}
-    for field in MANIFEST_SCHEMA:
+    own = [f for f in own_columns or () if f.name in table.column_names]
+    for field in (*MANIFEST_SCHEMA, *own):
         if field.name in table.column_names:
             columns[field.name] = _typed(table[field.name], field, path, errors)
     _check_finite(columns, errors)
-    extras = _extra_columns(table, path)
+    extras = _extra_columns(table, path, [*MANIFEST_SCHEMA.names, *(f.name for f in own)])
     columns["image_uri"], columns["row_id"] = _resolved(
         path, columns, hashes, table.num_rows, errors, needs_image
     )
@@ -63,8 +73,9 @@ def read_manifest(path: str | os.PathLike[str], *, needs_image: bool = True) -> 
         kinds = [INVALID_ROW if message else None for message in messages]
         columns["row_error"] = pa.array(messages, pa.string())
         columns["row_error_type"] = pa.array(kinds, pa.string())
-    arrays = [columns.get(f.name, pa.nulls(table.num_rows, f.type)) for f in INPUT_SCHEMA]
-    schema = pa.schema([*INPUT_SCHEMA, *(pa.field(n, a.type) for n, a in extras.items())])
+    ours = [*INPUT_SCHEMA, *own]
+    arrays = [columns.get(f.name, pa.nulls(table.num_rows, f.type)) for f in ours]
+    schema = pa.schema([*ours, *(pa.field(n, a.type) for n, a in extras.items())])
     return pa.table([*arrays, *extras.values()], schema=schema)
 
 
@@ -189,8 +200,21 @@ def _resolved(
     written_uris, written_ids = (
         [None] * num_rows if column is None else column.to_pylist() for column in (uris, row_ids)
     )
+    names = None
+    if not needs_image:
+        prompts, seeds = (
+            [None] * num_rows if column is None else column.to_pylist()
+            for column in (columns.get("prompt"), columns.get("seed"))
+        )
+        names = [prompt_name(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     full_uris, own_ids = resolve_rows(
-        str(path), written_uris, written_ids, hashes, errors, needs_image=needs_image
+        str(path),
+        written_uris,
+        written_ids,
+        hashes,
+        errors,
+        needs_image=needs_image,
+        names_of_rows=names,
     )
     return pa.array(full_uris, pa.string()), pa.array(own_ids, pa.string())
 
@@ -207,13 +231,13 @@ def _full_subjects(column: Any, path: Path, errors: dict[int, str]) -> pa.Array:
     return pa.array(rows, column.type)
 
 
-def _extra_columns(table: pa.Table, path: Path) -> dict[str, Any]:
+def _extra_columns(table: pa.Table, path: Path, own: Sequence[str]) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     taken = set(table.column_names)
     if len(taken) < len(table.column_names):
         raise ManifestError(f"{path}: two columns have the same name; rename one.")
     for name in table.column_names:
-        if name in MANIFEST_SCHEMA.names:
+        if name in own:
             continue
         carried = name
         if name in RESERVED_NAMES:

@@ -13,6 +13,7 @@ from manifests.errors import ManifestError
 from manifests.schemas import (
     INPUT_SCHEMA,
     MANIFEST_SCHEMA,
+    PROMPT_SCHEMA,
     RESULT_SCHEMA,
     STATUSES,
     with_extras,
@@ -38,6 +39,8 @@ class ManifestRow:
     target: float | None = None
     seed: int | None = None
     strength: float | None = None
+    negative_prompt: str | None = None
+    guides: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,6 +82,15 @@ class ResultRow:
     device: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    negative_prompt: str | None = None
+    guides: str | None = None
+    guide_values_before: str | None = None
+    guide_values_after: str | None = None
+    num_subjects: int | None = None
+    safety: str | None = None
+    unguided_uri: str | None = None
+    latents_uri: str | None = None
+    autoencoder_psnr_db: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,10 +107,10 @@ def manifest_rows(table: pa.Table, *, batch_rows: int = 1024) -> Iterator[Manife
 
     Columns that no schema of ours knows become `extra`.
     """
-    names = [n for n in MANIFEST_SCHEMA.names if n in table.column_names]
-    extras = [
-        n for n in table.column_names if n not in INPUT_SCHEMA.names and n not in _PLAN_COLUMNS
-    ]
+    fields_of_rows = [*MANIFEST_SCHEMA.names, *PROMPT_SCHEMA.names]
+    names = [n for n in fields_of_rows if n in table.column_names]
+    ours = {*INPUT_SCHEMA.names, *PROMPT_SCHEMA.names, *_PLAN_COLUMNS}
+    extras = [n for n in table.column_names if n not in ours]
     for batch in table.select(names + extras).to_batches(max_chunksize=batch_rows):
         for record in batch.to_pylist():
             extra = {name: record.pop(name) for name in extras}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,11 +20,16 @@ logger = logging.getLogger(__name__)
 _NOT_TEXT = re.compile("[\udc80-\udcff]")  # how Python spells the bytes it cannot decode
 
 
-def scan_photos(folder: str | os.PathLike[str], *, recursive: bool = True) -> pa.Table:
+def scan_photos(
+    folder: str | os.PathLike[str],
+    *,
+    recursive: bool = True,
+    suffixes: Collection[str] = PHOTO_SUFFIXES,
+) -> pa.Table:
     """Return the photos of a folder as a table of INPUT_SCHEMA, sorted by row_id.
 
     row_id is the path below `folder`, image_uri the absolute path; size_bytes and mtime_ns are the
-    file's. A photo is a file whose name ends in one of PHOTO_SUFFIXES, whatever is in it. Hidden
+    file's. A photo is a file whose name ends in one of `suffixes`, whatever is in it. Hidden
     files and folders are passed over, and so is, whole, any folder that holds a `_job.json`: it is
     some job's output. A linked folder is entered once, and not if it lies in `folder` or above it.
 
@@ -37,7 +42,7 @@ def scan_photos(folder: str | os.PathLike[str], *, recursive: bool = True) -> pa
         raise ManifestError(
             f"{root} is a job's output (it holds {JOB_FILE}); give the folder of the originals."
         )
-    found = sorted(_photos(str(root), recursive), key=lambda photo: photo[0])
+    found = sorted(_photos(str(root), recursive, suffixes), key=lambda photo: photo[0])
     row_ids = [_text(relpath) for relpath, _, _ in found]
     problems = [row_id_problem(row_id) for row_id in row_ids]
     count = len(found)
@@ -59,7 +64,9 @@ def _text(relpath: str) -> str:
     return _NOT_TEXT.sub(lambda m: f"%{ord(m.group()) - 0xDC00:02X}", relpath)
 
 
-def _photos(root: str, recursive: bool) -> Iterator[tuple[str, int, int]]:
+def _photos(
+    root: str, recursive: bool, suffixes: Collection[str]
+) -> Iterator[tuple[str, int, int]]:
     """Yield (path below root, size, mtime) of every photo, in no order."""
     real_root = os.path.realpath(root)
     entered: set[tuple[int, int]] = set()
@@ -83,7 +90,7 @@ def _photos(root: str, recursive: bool) -> Iterator[tuple[str, int, int]]:
                 if entry.is_dir():
                     if recursive and _may_enter(entry, real_root, entered):
                         folders.append(below)
-                elif split_suffix(entry.name)[1].lower() in PHOTO_SUFFIXES and entry.is_file():
+                elif split_suffix(entry.name)[1].lower() in suffixes and entry.is_file():
                     status = entry.stat()
                     yield below, status.st_size, status.st_mtime_ns
             except OSError as error:  # a link that loops, a file gone meanwhile

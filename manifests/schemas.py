@@ -31,6 +31,14 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """What a manifest may say of each row. Any further column is carried through to the results."""
 
+PROMPT_SCHEMA = pa.schema(
+    [
+        _field("negative_prompt", pa.string(), "text that the picture is led away from"),
+        _field("guides", pa.list_(pa.string()), "what the picture is optimised for, with weights"),
+    ]
+)
+"""What a manifest of prompts may say besides; a manifest of photos carries such columns through."""
+
 INPUT_SCHEMA = pa.schema(
     [
         *MANIFEST_SCHEMA,
@@ -80,9 +88,28 @@ RESULT_SCHEMA = pa.schema(
         _field("device", pa.string(), "where it ran"),
         _field("started_at", INSTANT, "when work on the row began"),
         _field("finished_at", INSTANT, "when work on the row ended"),
+        _field("negative_prompt", pa.string(), "text that the picture was led away from"),
+        _field("guides", pa.string(), "what the picture was optimised for, with weights"),
+        _field("guide_values_before", pa.string(), "JSON: each guide's value, unguided"),
+        _field("guide_values_after", pa.string(), "JSON: each guide's value, delivered"),
+        _field("num_subjects", pa.int32(), "exemplar photos of the subject"),
+        _field("safety", pa.string(), "the model's checker: passed, flagged, off, none"),
+        _field("unguided_uri", pa.string(), "the same noise's picture without guides"),
+        _field("latents_uri", pa.string(), "an inverted photo's noise, in the output"),
+        _field(
+            "autoencoder_psnr_db", pa.float64(), "autoencoder alone, dB: what psnr_db can reach"
+        ),
     ]
 )
-"""One row per finished manifest row, in `OUT/results`; the manifest's extra columns follow."""
+"""One row per finished manifest row, in `OUT/results`; the manifest's extra columns follow.
+
+Columns are added at the end, never renamed: older parts are read with nulls in their place.
+"""
+
+_ADDED_COLUMNS = frozenset(RESULT_SCHEMA.names[RESULT_SCHEMA.names.index("finished_at") + 1 :])
+
+FILE_COLUMNS = ("edited_uri", "unguided_uri", "latents_uri")
+"""Result columns that name a file in the output folder."""
 
 _EDITED_IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
@@ -141,9 +168,20 @@ RESERVED_NAMES = frozenset(
 
 def extra_schema(input_schema: pa.Schema) -> pa.Schema:
     """Return the extra columns of an input table's schema, without metadata, in their order."""
-    return pa.schema(
-        [pa.field(f.name, f.type) for f in input_schema if f.name not in INPUT_SCHEMA.names]
-    )
+    ours = {*INPUT_SCHEMA.names, *RESULT_SCHEMA.names}
+    return pa.schema([pa.field(f.name, f.type) for f in input_schema if f.name not in ours])
+
+
+def current_name(field: pa.Field) -> str:
+    """Return what a column of a part or staged file is called now.
+
+    Our columns carry their description and the manifest's none: that tells an extra column whose
+    name has become one of ours since. It is carried as `manifest_<name>`, as it would be today.
+    """
+    ours = field.metadata is not None and b"description" in field.metadata
+    if field.name in _ADDED_COLUMNS and not ours:
+        return f"manifest_{field.name}"
+    return field.name
 
 
 def with_extras(schema: pa.Schema, extras: pa.Schema | None) -> pa.Schema:

@@ -15,8 +15,16 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.parts import RESULTS, epoch_of, list_parts, open_part, part_path, read_part
-from manifests.schemas import DONE_STATUSES
+from manifests.parts import (
+    RESULTS,
+    epoch_of,
+    list_parts,
+    open_part,
+    part_path,
+    read_part,
+    read_results,
+)
+from manifests.schemas import DONE_STATUSES, FILE_COLUMNS, RESULT_SCHEMA
 from manifests.staging import STAGING, DamagedStagedError, StagedRow, read_staged
 from manifests.storage import Storage
 
@@ -33,7 +41,7 @@ class PublishedRow:
     epoch: int
     work_key: str
     status: str
-    edited_uri: str | None
+    files: tuple[str, ...]
     finished_at: datetime | None
 
     @property
@@ -128,11 +136,13 @@ def find_in_part(storage: Storage, number: int, row_ids: pa.Array) -> dict[str, 
     held = pc.is_in(read_part(storage, path, ["row_id"])["row_id"], row_ids)
     if not pc.any(held).as_py():
         return {}
-    columns = ["row_id", "work_key", "status", "edited_uri", "finished_at"]
+    columns = ["row_id", "work_key", "status", "finished_at", *FILE_COLUMNS]
+    schema = pa.schema([RESULT_SCHEMA.field(name) for name in columns])
     found = {}
-    for record in read_part(storage, path, columns).filter(held).to_pylist():
+    for record in read_results(storage, path, schema).filter(held).to_pylist():
+        files = tuple(uri for name in FILE_COLUMNS if (uri := record.pop(name)) is not None)
         row_id = record.pop("row_id")
-        found[row_id] = PublishedRow(number, epoch, **record)
+        found[row_id] = PublishedRow(number, epoch, files=files, **record)
     return found
 
 

@@ -14,9 +14,11 @@ from manifests.parts import epoch_of, with_epoch
 from manifests.rows import ResultRow, results_table
 from manifests.schemas import (
     DONE_STATUSES,
+    FILE_COLUMNS,
     IMAGE_SCHEMA,
     RESULT_SCHEMA,
     STAGED_SCHEMA,
+    current_name,
 )
 from manifests.storage import Storage
 
@@ -83,6 +85,11 @@ class StagedRow:
         return self.epoch, str(self.record["finished_at"] or "")
 
     @property
+    def files(self) -> list[str]:
+        """The files of the output folder that the row names, relative to it."""
+        return [uri for name in FILE_COLUMNS if (uri := self.record.get(name)) is not None]
+
+    @property
     def is_done(self) -> bool:
         return self.record["status"] in DONE_STATUSES
 
@@ -115,7 +122,8 @@ def _read(
             schema = file.schema_arrow
             columns = [n for n in schema.names if with_image or n != "edited_image"]
             table = file.read(columns=columns)
-        (record,) = table.select([n for n in columns if n != "edited_image"]).to_pylist()
+        told = table.select([n for n in columns if n != "edited_image"])
+        (record,) = told.rename_columns([current_name(f) for f in told.schema]).to_pylist()
         if not (record["row_id"] and record["work_key"] and record["status"]):
             raise ValueError("row_id, work_key or status is null")
         has_image = (schema.metadata or {}).get(_HAS_IMAGE) == b"1"

@@ -53,12 +53,17 @@ class OutputView:
         self.job = job
 
     def job_facts(self) -> dict[str, Any]:
-        """Return the job's task, direction, target, model and preset."""
+        """Return the job's task, direction, target, guides, model and preset."""
         params = self.job["params"]
+        task = self.job.get("task", "enhance")
+        guides = params.get("recipe", {}).get("guides") or []
+        # A direction is an aesthetic guide's; pictures of prompts may well have none.
+        aimed = task == "enhance" or any(guide.startswith("aesthetic") for guide in guides)
         return {
-            "task": self.job.get("task", "enhance"),
-            "direction": params.get("direction"),
+            "task": task,
+            "direction": params.get("direction") if aimed else None,
             "target": params.get("target"),
+            "guides": "; ".join(guides) or None,
             "model": params.get("model"),
             "preset": self.job.get("preset"),
         }

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
 from manifests.commits import OutputFolder
-from manifests.paths import edited_relpath
 from manifests.rows import ResultRow
+from manifests.schemas import FILE_COLUMNS
 from pipeline.outcomes import WorkItem
 from pipeline.plan import work_items
 from pipeline.spec import JobSpec
-from pipeline.stages import writing_output
+from pipeline.stages import relpath_of, writing_output
 
 # Sources are looked up so many at a time: each look-up reads the parts' columns once.
 _LOOKUP_ROWS = 20_000
@@ -66,11 +67,26 @@ def _copy(folder: OutputFolder, source: ResultRow, item: WorkItem, spec: JobSpec
     data = folder.read_photo(source) if source.status == "ok" else None
     if source.status == "ok" and data is None:
         return False
+    others = {}
+    for column in FILE_COLUMNS:
+        if column != "edited_uri" and (uri := getattr(source, column)) is not None:
+            try:
+                others[column] = folder.storage.read(uri)
+            except FileNotFoundError:  # moved away: it is made anew
+                return False
     with writing_output():
         uri = None
         if data is not None and source.edited_uri is not None and spec.keep_files:
             suffix = PurePosixPath(source.edited_uri).suffix
-            uri = folder.write_edited(edited_relpath(item.row_id, suffix), data)
+            uri = folder.write_edited(relpath_of(item.row_id, suffix, spec), data)
+        uris: dict[str, Any] = {
+            column: folder.write_file(
+                column.removesuffix("_uri"),
+                relpath_of(item.row_id, PurePosixPath(str(getattr(source, column))).suffix, spec),
+                other,
+            )
+            for column, other in others.items()
+        }
         # The work is the source's: its work_key, fingerprint and seed stay, for a replay.
         row = replace(
             source,
@@ -78,6 +94,7 @@ def _copy(folder: OutputFolder, source: ResultRow, item: WorkItem, spec: JobSpec
             image_uri=item.row.image_uri,
             edited_uri=uri,
             extra=item.row.extra,
+            **uris,
         )
         folder.stage(row, data if spec.keep_parquet else None)
     return True

@@ -8,9 +8,42 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.commits import LATENTS
 from manifests.errors import ManifestError
+from manifests.job import JOB_FILE
 from manifests.reader import INVALID_ROW, read_manifest, scan_photos
-from pipeline.spec import DIRECTIONS
+from pipeline.spec import DIRECTIONS, FROM_PROMPTS, LATENTS_SUFFIX, JobSpec
+
+
+def load_rows(spec: JobSpec) -> pa.Table:
+    """Return the input table of a job's own kind of rows: photos, prompts or latents files.
+
+    Raises: ManifestError if what it names is not there.
+    """
+    if spec.task in FROM_PROMPTS:
+        from pipeline.prompts import load_prompts
+
+        return load_prompts(spec)
+    if spec.task == "invert" and spec.back:
+        return scan_latents(spec.photos)
+    return load_input(spec.photos)
+
+
+def scan_latents(photos: str) -> pa.Table:
+    """Return the latents files of a folder, or of an `invert` output, as an input table.
+
+    A row is named by its file without the suffix, as the photo it came from was.
+    Raises: ManifestError if there is no such folder.
+    """
+    folder = Path(photos)
+    if (folder / JOB_FILE).is_file() and (folder / LATENTS).is_dir():
+        folder = folder / LATENTS
+    table = scan_photos(folder, suffixes=(LATENTS_SUFFIX,))
+    if table.num_rows == 0:
+        raise ManifestError(f"{folder} holds no {LATENTS_SUFFIX} file; give the output of invert.")
+    names = [name.removesuffix(LATENTS_SUFFIX) for name in table["row_id"].to_pylist()]
+    index = table.schema.get_field_index("row_id")
+    return table.set_column(index, table.schema.field(index), pa.array(names, pa.string()))
 
 
 def load_input(photos: str) -> pa.Table:
@@ -40,16 +73,23 @@ def check_options(table: pa.Table) -> pa.Table:
         (pc.and_(one_way, pc.is_valid(target)), "a target score goes with direction 'target'."),
         (pc.invert(pc.fill_null(inside, True)), "strength must be in [0, 1]."),
     ):
-        table = _mark(table, wrong, message)
+        table = mark(table, wrong, message)
     return table
 
 
-def _mark(table: pa.Table, wrong: Any, message: str) -> pa.Table:
+def mark(table: pa.Table, wrong: Any, message: Any) -> pa.Table:
+    """Return the table with an error in each row that is wrong and has none yet.
+
+    Args:
+        wrong: a boolean a row. message: one for all of them, or one a row.
+    """
     fresh = pc.and_(wrong, pc.is_null(table["row_error"]))
     if not pc.any(fresh).as_py():
         return table
+    if isinstance(message, str):
+        message = pa.scalar(message, pa.string())
     for name, value in (("row_error", message), ("row_error_type", INVALID_ROW)):
         index = table.schema.get_field_index(name)
-        column = pc.if_else(fresh, pa.scalar(value, pa.string()), table[name])
+        column = pc.if_else(fresh, value, table[name])
         table = table.set_column(index, table.schema.field(index), column)
     return table

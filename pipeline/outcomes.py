@@ -26,12 +26,13 @@ ROW_TIMEOUT = "RowTimeout"
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One row to compute; image_hash is that of the photo the keys were made from."""
+    """One row to compute; the hashes are those of the photos the keys were made from."""
 
     row: ManifestRow
     input_key: str
     work_key: str
     image_hash: str | None = None
+    subject_hashes: tuple[str | None, ...] = ()
     attempt: int = 1
 
     @property

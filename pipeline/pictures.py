@@ -20,6 +20,14 @@ def source_thumbnail(image_uri: str | None) -> bytes | None:
     return _small(image_uri, lambda: read_input(image_uri))
 
 
+def before_thumbnail(view: OutputView, record: Mapping[str, Any]) -> bytes | None:
+    """Return a small JPEG of what a result is compared with: the photo, or the unguided picture."""
+    if record["unguided_uri"] is not None:
+        uri = record["unguided_uri"]
+        return _small(uri, lambda: view.folder.storage.read(uri))
+    return source_thumbnail(record["image_uri"])
+
+
 def delivered_thumbnails(
     view: OutputView, records: Iterable[Mapping[str, Any]]
 ) -> Iterator[tuple[str, bytes]]:

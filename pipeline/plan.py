@@ -17,9 +17,10 @@ from manifests.identity import params_fingerprint
 from manifests.job import differences
 from manifests.plan import Plan, PlanOptions, plan_rows
 from manifests.rows import manifest_rows
-from pipeline.inputs import load_input
+from pipeline.inputs import load_rows
 from pipeline.outcomes import TRANSIENT_ERRORS, WorkItem
-from pipeline.spec import JobSpec, version
+from pipeline.prompts import PROMPT_KEY_COLUMNS
+from pipeline.spec import FROM_PROMPTS, JobSpec, version
 
 _AGE = re.compile(r"(\d+)\s*([smhdw])")
 _AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -112,9 +113,14 @@ def make_plan(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Return the plan of `load_input`'s table for a folder that has been opened and recovered."""
+    """Return the plan of `load_rows`'s table for a folder that has been opened and recovered."""
     inputs = hash_inputs(inputs, folder.storage, progress=progress)
-    return plan_rows(inputs, folder.done(), params_fingerprint(spec.params()), choice.options())
+    return _planned(spec, choice, inputs, folder.done())
+
+
+def _planned(spec: JobSpec, choice: RunChoice, inputs: pa.Table, done: pa.Table) -> Plan:
+    columns = PROMPT_KEY_COLUMNS if spec.task in FROM_PROMPTS else ()
+    return plan_rows(inputs, done, params_fingerprint(spec.params()), choice.options(), columns)
 
 
 def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
@@ -139,8 +145,8 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
                 changed,
             )
     storage = folder.storage if recorded is not None else None
-    inputs = hash_inputs(load_input(spec.photos), storage)
-    return plan_rows(inputs, done, params_fingerprint(spec.params()), choice.options())
+    inputs = hash_inputs(load_rows(spec), storage)
+    return _planned(spec, choice, inputs, done)
 
 
 def _nothing_done() -> pa.Table:
@@ -158,7 +164,10 @@ def work_items(table: pa.Table) -> Iterator[WorkItem]:
             part["input_key"].to_pylist(),
             part["work_key"].to_pylist(),
             part["image_hash"].to_pylist(),
+            part["subject_hashes"].to_pylist(),
             strict=True,
         )
-        for row, (input_key, work_key, image_hash) in zip(manifest_rows(part), keys, strict=True):
-            yield WorkItem(row, input_key, work_key, image_hash)
+        for row, (input_key, work_key, image_hash, subjects) in zip(
+            manifest_rows(part), keys, strict=True
+        ):
+            yield WorkItem(row, input_key, work_key, image_hash, tuple(subjects or ()))

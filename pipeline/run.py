@@ -28,7 +28,7 @@ from pipeline.errors import (
     UnusableEnvironmentError,
 )
 from pipeline.feed import Feeder
-from pipeline.inputs import load_input
+from pipeline.inputs import load_rows
 from pipeline.observers import Observer, Silent
 from pipeline.outcomes import WorkItem
 from pipeline.plan import RunChoice, job_record, make_plan, work_items
@@ -78,7 +78,7 @@ def run_job(
         UnusableEnvironmentError if no worker can start. Rows never raise: they fail.
     """
     choice, observer = choice or RunChoice(), observer or Silent()
-    inputs = load_input(spec.photos)
+    inputs = load_rows(spec)
     folder = OutputFolder(spec.out)
     folder.refuse_foreign()
     with writing_output(), folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import doodl
 from doodl.config import EditConfig, preset
+from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
+from manifests.identity import hash_file
 
 ALGORITHM_VERSION = 1
 """Raised when the same parameters would give other pixels: new rows carry a new fingerprint."""
@@ -20,6 +23,26 @@ SHIPPED_MODEL = "pocket"
 DEVICES = ("cpu", "cuda")
 IMAGES = ("both", "files", "parquet")
 DIRECTIONS = ("up", "down", "target")
+TASKS = ("enhance", "generate", "personalize", "invert")
+FROM_PROMPTS = ("generate", "personalize")
+"""Tasks whose rows are prompts; those of the others are photos."""
+FORMATS = ("png", "jpeg", "webp")
+LATENTS_SUFFIX = ".safetensors"
+NO_GUIDE = "none"
+SAFETY_CHECKERS = ("auto", "off")
+MAX_SIDE_PX = 4096
+MAX_SEEDS = 100_000
+
+_LOADERS = {
+    "enhance": "doodl.edit:load_editor",
+    "generate": "doodl.generation:load_generator",
+    "personalize": "doodl.generation:load_generator",
+    "invert": "doodl.inversion:load_inverter",
+}
+
+# Values that recipes of photos did not have at first: a recipe that leaves them as they are is
+# the recipe it was, and so is its fingerprint.
+_LATER_VALUES = ("guides", "judge_tolerance", "sampler.optimise_at")
 
 
 @dataclass(frozen=True)
@@ -27,12 +50,15 @@ class JobSpec:
     """One job.
 
     Attributes:
-        photos: absolute path of a folder of photos, or of a manifest (Parquet, CSV, JSON lines).
+        photos: absolute path of a folder of photos, or of a manifest (Parquet, CSV, JSON lines);
+            of photos or of prompts, as the task has it; empty if `prompts` says them all.
         out: absolute path of the output folder.
+        task: enhance | generate | personalize | invert.
         model: `pocket` or the path of a diffusers pipeline folder. model_revision: its weights'.
         preset, overrides: the recipe's name, and the values of it the user has set otherwise.
         config: what both come to, as `EditConfig.to_dict` gives it.
-        direction, target, prompt, strength, seed: for rows that do not say their own.
+        direction, target, prompt, negative_prompt, strength, seed: for rows that do not say their
+            own.
         images: both | files | parquet: where the edited photos are kept.
         max_pixels: larger photos fail their row.
         strip_gps: leave positions out of the delivered files' metadata.
@@ -44,6 +70,13 @@ class JobSpec:
         max_attempts: workers that a row may kill before it is given up as poison.
         breaker: failures without one success that stop the run; 0 never.
         grace_seconds: time that rows in flight get to finish after SIGINT or SIGTERM.
+        prompts: what to make pictures of. num_seeds: how many of each, from `seed` (or 0) on.
+        subjects: absolute paths of exemplar photos, for rows that do not name their own.
+        width_px, height_px: of generated pictures; 0 means the recipe's working_px.
+        image_format: of generated pictures and reconstructions: png | jpeg | webp.
+        safety_checker: auto (the model's own, if it ships one) | off.
+        back: invert turns latents files into photos again.
+        guide_revisions: of the local files that guides name, by guide.
     """
 
     photos: str
@@ -72,9 +105,24 @@ class JobSpec:
     max_attempts: int = 2
     breaker: int = 20
     grace_seconds: float = 30.0
+    prompts: Sequence[str] = ()
+    num_seeds: int = 1
+    negative_prompt: str = ""
+    subjects: Sequence[str] = ()
+    width_px: int = 0
+    height_px: int = 0
+    image_format: str = "png"
+    safety_checker: str = "auto"
+    back: bool = False
+    guide_revisions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_choice("task", self.task, ("enhance",))
+        # Lists and tuples alike: JSON knows one of them.
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        object.__setattr__(self, "subjects", tuple(self.subjects))
+        _check_choice("task", self.task, TASKS)
+        _check_choice("image_format", self.image_format, FORMATS)
+        _check_choice("safety_checker", self.safety_checker, SAFETY_CHECKERS)
         _check_choice("direction", self.direction, DIRECTIONS)
         _check_choice("images", self.images, IMAGES)
         _check_choice("device", self.device, DEVICES)
@@ -88,6 +136,12 @@ class JobSpec:
             raise ValueError(f"strength (={self.strength}) must be in [0, 1].")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed (={self.seed}) must fit in 64 bits.")
+        if not 1 <= self.num_seeds <= MAX_SEEDS or (self.seed or 0) + self.num_seeds > 2**63:
+            raise ValueError(f"num_seeds (={self.num_seeds}) must be in 1..{MAX_SEEDS}.")
+        for name in ("width_px", "height_px"):
+            side = getattr(self, name)
+            if side and not 32 <= side <= MAX_SIDE_PX:
+                raise ValueError(f"{name} (={side}) must be in 32..{MAX_SIDE_PX}.")
         for name in (
             "num_workers", "checkpoint_every", "row_timeout_seconds", "breaker", "grace_seconds",
         ):  # fmt: skip
@@ -113,15 +167,31 @@ class JobSpec:
             "shipped_model_revision" if shipped else "model_revision": self.model_revision,
             "preset": self.preset,
             "overrides": {k: v for k, v in self.overrides.items() if k != "sampler.memory"},
-            "recipe": {**self.config, "sampler": sampler},
-            "direction": self.direction,
-            "target": self.target,
-            "prompt": self.prompt,
-            "strength": self.strength,
-            "seed": self.seed,
+            "recipe": _without_later_values({**self.config, "sampler": sampler}),
             "max_pixels": self.max_pixels,
-            "strip_gps": self.strip_gps,
+            **self._task_params(),
+            **({"guide_revisions": self.guide_revisions} if self.guide_revisions else {}),
         }
+
+    def _task_params(self) -> dict[str, Any]:
+        """Return the options that change a result of this task alone."""
+        names: tuple[str, ...]
+        if self.task == "invert":
+            names = ("prompt", "back", "image_format")
+        elif self.task in FROM_PROMPTS:
+            # Prompts, seeds and subjects are the rows': they change which there are.
+            names = (
+                "direction", "target", "negative_prompt", "width_px", "height_px", "image_format",
+                "safety_checker",
+            )  # fmt: skip
+        else:
+            names = ("direction", "target", "prompt", "strength", "seed", "strip_gps")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def guides(self) -> tuple[str, ...]:
+        """The guides of rows that do not say their own, as text."""
+        return tuple(self.config.get("guides", ()))
 
     @property
     def edit_config(self) -> EditConfig:
@@ -152,27 +222,47 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} (={value!r}) must be one of {', '.join(choices)}.")
 
 
-def make_spec(photos: str | Path, out: str | Path | None = None, **options: Any) -> JobSpec:
+def _without_later_values(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe less the later values that are at their default."""
+    default = EditConfig().to_dict()
+    kept = {k: dict(v) if isinstance(v, dict) else v for k, v in recipe.items()}
+    for name in _LATER_VALUES:
+        *path, last = name.split(".")
+        node, default_node = kept, default
+        for part in path:
+            node, default_node = node.get(part, {}), default_node.get(part, {})
+        if last in node and node[last] == default_node.get(last):
+            del node[last]
+    return kept
+
+
+def make_spec(photos: str | Path | None, out: str | Path | None = None, **options: Any) -> JobSpec:
     """Return a spec with absolute paths, the preset's values and the model's revision filled in.
 
     Args:
-        photos: folder or manifest. out: default `<photos>-doodl` beside it.
+        photos: folder or manifest; None if `prompts` are given. out: default as `default_out`.
         options: any other field of JobSpec; `overrides` maps names of the config (`working_px`,
             `optimiser.num_optim_steps`) to values.
     Raises: ValueError on an unknown preset or option; ModelError if the model is absent.
     """
-    photos = Path(photos).expanduser().absolute()
+    photos = None if photos is None else Path(photos).expanduser().absolute()
     out = Path(out).expanduser().absolute() if out is not None else default_out(photos)
+    task = options.setdefault("task", "enhance")
+    _check_choice("task", task, TASKS)
+    options.setdefault("editor", _LOADERS[task])
     model = options.setdefault("model", SHIPPED_MODEL)
     if model != SHIPPED_MODEL:
         model = options["model"] = str(Path(model).expanduser().absolute())
-    default_preset = "pocket" if model == SHIPPED_MODEL else "paper-aesthetic"
-    config = preset(options.setdefault("preset", default_preset)).to_dict()
-    for key, value in options.setdefault("overrides", {}).items():
+    overrides = options.setdefault("overrides", {})
+    recipe = options.setdefault("preset", default_preset(task, model, overrides.get("guides")))
+    config = preset(recipe).to_dict()
+    for key, value in overrides.items():
         _override(config, key, value)
+    if task in FROM_PROMPTS:
+        config["guides"], options["guide_revisions"] = _guides(task, config["guides"])
     EditConfig.from_dict(config)
     return JobSpec(
-        photos=str(photos),
+        photos="" if photos is None else str(photos),
         out=str(out),
         model_revision=model_revision(model),
         config=config,
@@ -185,8 +275,69 @@ def model_revision(model: str) -> str:
     return folder_revision(weights_dir() if model == SHIPPED_MODEL else Path(model))
 
 
-def default_out(photos: Path) -> Path:
-    """Return `<photos>-doodl` beside the collection (a manifest's without its suffix)."""
+def default_preset(task: str, model: str, guides: Sequence[str] | None = None) -> str:
+    """Return the recipe of a task on a model: the paper's for what guides, or the pocket model's.
+
+    Args:
+        guides: as asked, None if the task's own.
+    """
+    if task in FROM_PROMPTS:
+        family = "pocket" if model == SHIPPED_MODEL else "paper"
+        kinds = {spec.kind for spec in parse_guides(_asked(guides or ()))}
+        if task == "personalize":
+            return f"{family}-personalize"
+        return f"{family}-classifier" if kinds == {"classifier"} else f"{family}-text"
+    return "pocket" if model == SHIPPED_MODEL else "paper-aesthetic"
+
+
+def _asked(guides: Sequence[str]) -> Sequence[str]:
+    return () if list(guides) == [NO_GUIDE] else guides
+
+
+def _guides(task: str, texts: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return a task's guides in full, and the revisions of the local files they name.
+
+    Generation is guided by its prompt unless told otherwise (`none`), personalisation by its
+    subject and whatever else is asked.
+    Raises: ValueError on a guide that cannot be read.
+    """
+    if list(texts) == [NO_GUIDE] and task == "generate":
+        return [], {}
+    guides = [absolute_guide(spec, Path.cwd()) for spec in parse_guides(_asked(texts))]
+    if task == "personalize" and all(spec.kind != "subject" for spec in guides):
+        guides.insert(0, GuideSpec("subject"))
+    if not guides:
+        guides = [GuideSpec("text")]
+    return [str(spec) for spec in guides], guide_revisions(guides)
+
+
+def guide_revisions(guides: Iterable[GuideSpec]) -> dict[str, str]:
+    """Return {guide: hash} of the guides whose value is a file or folder, or a class behind one."""
+    revisions = {}
+    for spec in guides:
+        path = local_part(spec)
+        if path is not None:
+            folder = path.is_dir()
+            revisions[spec.name] = folder_revision(path) if folder else f"blake2b:{hash_file(path)}"
+    return revisions
+
+
+def local_part(guide: GuideSpec) -> Path | None:
+    """Return the file or folder that a guide's network is in; None if it is known by name."""
+    if guide.kind not in ("aesthetic", "classifier") or guide.value is None:
+        return None
+    path = Path(guide.value.rpartition("@")[2].removeprefix("bce:"))
+    places = (path, path.parent) if guide.kind == "classifier" else (path,)  # a class behind it
+    return next((place for place in places if place.is_absolute() and place.exists()), None)
+
+
+def default_out(photos: Path | None) -> Path:
+    """Return `<photos>-doodl` beside the collection (a manifest's without its suffix).
+
+    Prompts that are typed leave their pictures in `doodl-generated` where the person is.
+    """
+    if photos is None:
+        return Path.cwd() / "doodl-generated"
     stem = photos.name if photos.is_dir() else photos.stem
     return photos.parent / f"{stem}-doodl"
 

@@ -1,4 +1,8 @@
-"""The stages of a row, as plain callables: decode, edit, commit. Light until `setup`."""
+"""The stages of a row, as plain callables: read, work, commit. Light until `setup`.
+
+Here are those of `enhance` and what all tasks share: the commit and the row boundary. The stages
+of the other tasks are in `pipeline.generating` and `pipeline.inverting`.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,17 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
 
 from doodl.errors import DoodlError
-from manifests.commits import OutputFolder
+from manifests.commits import EDITED, OutputFolder
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes, row_seed
 from manifests.inline import read_input
-from manifests.paths import edited_relpath
+from manifests.paths import edited_relpath, picture_relpath
 from manifests.rows import ManifestRow, ResultRow
 from pipeline.errors import (
     DiskFullError,
@@ -27,13 +32,13 @@ from pipeline.errors import (
     output_error,
 )
 from pipeline.outcomes import Outcome, WorkItem
-from pipeline.spec import JobSpec, version
+from pipeline.spec import FROM_PROMPTS, LATENTS_SUFFIX, JobSpec, version
 
 if TYPE_CHECKING:
     from doodl.edit import EditRequest, EditResult, PhotoEditor
     from doodl.images import Photo
 
-_SUFFIXES = {
+SUFFIXES = {
     "JPEG": ".jpg",
     "PNG": ".png",
     "TIFF": ".tif",
@@ -47,6 +52,99 @@ _SUFFIXES = {
 
 Times = tuple[datetime, datetime]
 """When a row's work began and when it ended."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a row's work came to, ready to commit.
+
+    Attributes:
+        status: ok | rejected | skipped.
+        values: result columns beside those of what was asked, of what with, and when.
+        files: by result column, the path below the column's own folder, and the bytes.
+        image: the delivered picture's bytes; None if none is delivered.
+    """
+
+    status: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+    image: bytes | None = None
+
+
+class Read(Protocol):
+    """The first stage of a row: what its work needs, read and checked."""
+
+    def __call__(self, item: WorkItem) -> Any:
+        """Return what `Work` takes. Raises what makes the row fail."""
+
+
+class Work(Protocol):
+    """The second stage: rows worked on together by models that `setup` loads."""
+
+    def setup(self) -> None:
+        """Load the models, once per worker. Raises: ModelError."""
+
+    def __call__(
+        self,
+        items: Sequence[WorkItem],
+        inputs: Sequence[Any],
+        *,
+        load_checkpoint: Callable[[str], bytes | None],
+        save_checkpoint: Callable[[str, bytes], None],
+    ) -> Sequence[Any]:
+        """Return a result, or an error, for each item."""
+
+    def finished(self, item: WorkItem, read: Any, result: Any) -> Finished:
+        """Return what is to be committed of a result."""
+
+    def asked(self, item: WorkItem) -> dict[str, Any]:
+        """Return the result columns that say what was asked."""
+
+
+def relpath_of(row_id: str, suffix: str, spec: JobSpec) -> str:
+    """Return the path of a row's file below its folder in the output: safe, the row's alone.
+
+    Rows of photos keep their names; those of prompts and of latents files get their suffix.
+    """
+    if suffix == LATENTS_SUFFIX:
+        # `a.jpg` is made again as `a.jpg.png`: the two files differ in their last suffix alone.
+        picture = relpath_of(row_id, SUFFIXES[spec.image_format.upper()], spec)
+        return str(PurePosixPath(picture).with_suffix(suffix))
+    named_by_file = spec.task not in FROM_PROMPTS and not spec.back
+    return (edited_relpath if named_by_file else picture_relpath)(row_id, suffix)
+
+
+def stages_of(spec: JobSpec) -> tuple[Read, Work]:
+    """Return the two stages of a job's task."""
+    if spec.task in FROM_PROMPTS:
+        from pipeline.generating import MakePictures, ReadSubjects
+
+        return ReadSubjects(spec), MakePictures(spec)
+    if spec.task == "invert":
+        from pipeline.inverting import InvertPhotos, ReadLatents, RestorePhotos
+
+        if spec.back:
+            return ReadLatents(spec), RestorePhotos(spec)
+        return DecodePhotos(spec), InvertPhotos(spec)
+    return DecodePhotos(spec), EditPhotos(spec)
+
+
+def load_tool(spec: JobSpec, **options: Any) -> Any:
+    """Return what a spec's `editor` loads: the models of a task, on the spec's device."""
+    import torch
+
+    module, _, function = spec.editor.partition(":")
+    load = getattr(importlib.import_module(module), function)
+    if spec.device == "cpu":
+        # Measured: at the pocket model's sizes two threads are slower than one; workers scale.
+        torch.set_num_threads(1)
+    return load(
+        spec.model,
+        spec.edit_config,
+        device=spec.device,
+        software=f"doodl-batch {version()}",
+        **options,
+    )
 
 
 @contextmanager
@@ -68,16 +166,28 @@ class DecodePhotos:
         from doodl.images import decode_photo
 
         row = item.row
-        data = row.image if row.image is not None else read_input(str(row.image_uri))
-        if item.image_hash is not None and hash_bytes(data) != item.image_hash:
-            raise PhotoChangedError(
-                "the photo was changed while the job ran; run again to take it up."
-            )
+        if row.image is not None:
+            data = row.image
+        else:
+            data = read_unchanged(str(row.image_uri), item.image_hash)
         return decode_photo(data, max_pixels=self.spec.max_pixels)
 
 
+def read_unchanged(uri: str, image_hash: str | None, what: str = "photo") -> bytes:
+    """Return the bytes that a URI names.
+
+    Raises: PhotoChangedError if they are not those of the plan.
+    """
+    data = read_input(uri)
+    if image_hash is not None and hash_bytes(data) != image_hash:
+        raise PhotoChangedError(
+            f"the {what} was changed while the job ran; run again to take it up."
+        )
+    return data
+
+
 class EditPhotos:
-    """Edit decoded photos together: `(items, photos) -> results`; the models load in `setup`."""
+    """Edit decoded photos together: `(items, inputs) -> results`; the models load in `setup`."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
@@ -85,19 +195,7 @@ class EditPhotos:
 
     def setup(self) -> None:
         """Load the models, once per worker. Raises: ModelError."""
-        import torch
-
-        module, _, function = self.spec.editor.partition(":")
-        load_editor = getattr(importlib.import_module(module), function)
-        if self.spec.device == "cpu":
-            # Measured: at the pocket model's sizes two threads are slower than one; workers scale.
-            torch.set_num_threads(1)
-        self.editor = load_editor(
-            self.spec.model,
-            self.spec.edit_config,
-            device=self.spec.device,
-            software=f"doodl-batch {version()}",
-        )
+        self.editor = load_tool(self.spec)
 
     def request(self, item: WorkItem, photo: Photo, checkpoint: bytes | None) -> EditRequest:
         """Return the row's own options, or the job's where the row has none."""
@@ -118,31 +216,68 @@ class EditPhotos:
     def __call__(
         self,
         items: Sequence[WorkItem],
-        photos: Sequence[Photo],
+        inputs: Sequence[Photo],
         *,
         load_checkpoint: Callable[[str], bytes | None],
         save_checkpoint: Callable[[str, bytes], None],
     ) -> list[EditResult | DoodlError]:
-        from doodl.checkpoints import state_to_bytes
-
         if self.editor is None:
             self.setup()
         assert self.editor is not None
-        every = self.spec.checkpoint_every
-
-        def on_iteration(index: int, state: Any) -> None:
-            if every and state.stop_reason is None and state.iteration % every == 0:
-                save_checkpoint(items[index].work_key, state_to_bytes(state))
-
         requests = [
             self.request(item, photo, load_checkpoint(item.work_key))
-            for item, photo in zip(items, photos, strict=True)
+            for item, photo in zip(items, inputs, strict=True)
         ]
-        return self.editor.edit(requests, on_iteration=on_iteration)
+        every = self.spec.checkpoint_every
+        return self.editor.edit(
+            requests, on_iteration=checkpointing(items, save_checkpoint, every=every)
+        )
+
+    def finished(self, item: WorkItem, read: Photo, result: EditResult) -> Finished:
+        """Return the row of an edit; only an `ok` one is delivered."""
+        columns = (
+            "score_before", "score_after", "judge_before", "judge_after", "psnr_db", "ssim",
+            "inversion_error", "num_optim_steps", "stop_reason", "loss_curve",
+        )  # fmt: skip
+        values = {name: getattr(result, name) for name in columns}
+        values["width_px"], values["height_px"] = read.width_px, read.height_px
+        if result.status != "ok":
+            return Finished(result.status, values)
+        relpath = relpath_of(item.row_id, SUFFIXES[read.format], self.spec)
+        files = {"edited_uri": (relpath, result.encoded)}
+        return Finished(result.status, values, files, result.encoded)
+
+    def asked(self, item: WorkItem) -> dict[str, Any]:
+        """Return the row's own options, or the job's where the row has none."""
+        row, spec = item.row, self.spec
+        direction, target = row_aim(row, spec)
+        return {
+            "direction": direction,
+            "target": target,
+            "strength": spec.strength if row.strength is None else row.strength,
+            "prompt": spec.prompt if row.prompt is None else row.prompt,
+        }
+
+
+def checkpointing(
+    items: Sequence[WorkItem], save_checkpoint: Callable[[str, bytes], None], *, every: int
+) -> Callable[[int, Any], None]:
+    """Return the callback of an optimisation that saves each row's state every so many iterations.
+
+    Args:
+        every: 0 saves none.
+    """
+    from doodl.checkpoints import state_to_bytes
+
+    def on_iteration(index: int, state: Any) -> None:
+        if every and state.stop_reason is None and state.iteration % every == 0:
+            save_checkpoint(items[index].work_key, state_to_bytes(state))
+
+    return on_iteration
 
 
 class CommitRows:
-    """Write the edited photo, then its staged row: the commit point of PIPELINE.md.
+    """Write a row's files, then the staged row: the commit point of PIPELINE.md.
 
     Args:
         job: what the driver's `open_job` returned: its epoch marks what this run commits.
@@ -151,25 +286,25 @@ class CommitRows:
 
     def __init__(self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any]) -> None:
         self.spec, self.fingerprint, self.job = spec, fingerprint, job
+        self._asked = stages_of(spec)[1].asked
         self.out = OutputFolder(spec.out)
         self.out.join(job)
 
-    def edited(self, item: WorkItem, photo: Photo, result: EditResult, times: Times) -> None:
-        """Commit a row whose photo was edited; only an `ok` one is delivered."""
-        delivered = result.status == "ok"
-        row = self._row(item, result.status, times)
-        row.width_px, row.height_px = photo.width_px, photo.height_px
-        for name in (
-            "score_before", "score_after", "judge_before", "judge_after", "psnr_db", "ssim",
-            "inversion_error", "num_optim_steps", "stop_reason", "loss_curve",
-        ):  # fmt: skip
-            setattr(row, name, getattr(result, name))
+    def finished(self, item: WorkItem, done: Finished, times: Times) -> None:
+        """Commit a row whose work is done, with its files."""
+        row = self._row(item, done.status, times)
+        for name, value in done.values.items():
+            setattr(row, name, value)
         row.edit_seconds = (times[1] - times[0]).total_seconds()
         with writing_output():
-            if delivered and self.spec.keep_files:
-                relpath = edited_relpath(item.row_id, _SUFFIXES[photo.format])
-                row.edited_uri = self.out.write_edited(relpath, result.encoded)
-            self.out.stage(row, result.encoded if delivered and self.spec.keep_parquet else None)
+            for column, (relpath, data) in done.files.items():
+                if column == "latents_uri" or self.spec.keep_files:
+                    folder = column.removesuffix("_uri")
+                    if folder == EDITED:
+                        row.edited_uri = self.out.write_edited(relpath, data)
+                    else:
+                        setattr(row, column, self.out.write_file(folder, relpath, data))
+            self.out.stage(row, done.image if self.spec.keep_parquet else None)
             self.out.checkpoints.drop(item.work_key)
 
     def failed(self, item: WorkItem, error_type: str, message: str, times: Times) -> None:
@@ -182,7 +317,8 @@ class CommitRows:
             except ManifestError as error:
                 # A value of the manifest's own that no result column takes: the row fails even so.
                 row.error_message = one_line(f"{message}; {error}")
-                self.out.stage(replace(row, extra={}, prompt=None, image_uri=None), None)
+                bare = replace(row, extra={}, prompt=None, image_uri=None, negative_prompt=None)
+                self.out.stage(bare, None)
             self.out.checkpoints.drop(item.work_key)
 
     def load_checkpoint(self, work_key: str) -> bytes | None:
@@ -196,7 +332,6 @@ class CommitRows:
 
     def _row(self, item: WorkItem, status: Any, times: tuple[datetime, datetime]) -> ResultRow:
         spec, source = self.spec, item.row
-        direction, target = row_aim(source, spec)
         return ResultRow(
             row_id=item.row_id,
             input_key=item.input_key,
@@ -204,10 +339,6 @@ class CommitRows:
             status=status,
             image_uri=source.image_uri,
             task=spec.task,
-            direction=direction,
-            target=target,
-            strength=spec.strength if source.strength is None else source.strength,
-            prompt=spec.prompt if source.prompt is None else source.prompt,
             seed=row_seed(item.work_key, source.seed if source.seed is not None else spec.seed),
             model=spec.model,
             model_revision=spec.model_revision,
@@ -217,6 +348,7 @@ class CommitRows:
             started_at=times[0],
             finished_at=times[1],
             extra=source.extra,
+            **self._asked(item),
         )
 
 
@@ -224,53 +356,53 @@ class RowProcessor:
     """The row boundary: items in, committed rows out, every error turned into its row's error."""
 
     def __init__(self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any]) -> None:
-        self.decode = DecodePhotos(spec)
-        self.edit = EditPhotos(spec)
+        self.read, self.work = stages_of(spec)
         self.commit = CommitRows(spec, fingerprint, job)
         self.device = spec.device
 
     def setup(self) -> None:
         """Load the models. Raises: whatever keeps them from loading; no row is charged for it."""
-        self.edit.setup()
+        self.work.setup()
 
     def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:
         """Process items that may share a batch; returns one outcome per item, in any order."""
         started = _now()
         outcomes: list[Outcome] = []
-        decoded: list[tuple[WorkItem, Photo]] = []
+        ready: list[tuple[WorkItem, Any]] = []
         for item in items:
             try:
-                decoded.append((item, self.decode(item)))
+                ready.append((item, self.read(item)))
             except Exception as error:  # the row boundary
                 outcomes.append(self._charge(item, error, started))
-        outcomes.extend(self._edit_and_commit(decoded, started))
+        outcomes.extend(self._work_and_commit(ready, started))
         return outcomes
 
-    def _edit_and_commit(
-        self, decoded: list[tuple[WorkItem, Photo]], started: datetime
+    def _work_and_commit(
+        self, ready: list[tuple[WorkItem, Any]], started: datetime
     ) -> list[Outcome]:
-        if not decoded:
+        if not ready:
             return []
-        items, photos = [item for item, _ in decoded], [photo for _, photo in decoded]
+        items, inputs = [item for item, _ in ready], [read for _, read in ready]
         try:
-            results = self.edit(
+            results = self.work(
                 items,
-                photos,
+                inputs,
                 load_checkpoint=self.commit.load_checkpoint,
                 save_checkpoint=self.commit.save_checkpoint,
             )
         except Exception as error:  # the row boundary
-            if len(decoded) == 1 or isinstance(error, PipelineError):
+            if len(ready) == 1 or isinstance(error, PipelineError):
                 return [self._charge(item, error, started) for item in items]
             # One photo's fault must not fail the others of its batch: learn whose it is.
-            return [o for pair in decoded for o in self._edit_and_commit([pair], started)]
+            return [o for pair in ready for o in self._work_and_commit([pair], started)]
         outcomes = []
-        for (item, photo), result in zip(decoded, results, strict=True):
+        for (item, read), result in zip(ready, results, strict=True):
             try:
                 if isinstance(result, Exception):
                     raise result
-                self.commit.edited(item, photo, result, (started, _now()))
-                outcomes.append(self._outcome(item, result.status, started))
+                done = self.work.finished(item, read, result)
+                self.commit.finished(item, done, (started, _now()))
+                outcomes.append(self._outcome(item, done.status, started))
             except Exception as error:  # the row boundary
                 outcomes.append(self._charge(item, error, started))
         return outcomes

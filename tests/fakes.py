@@ -12,6 +12,7 @@ from doodl.images import encode_photo
 
 LOG = "DOODL_TEST_LOG"
 SECONDS = "DOODL_TEST_SECONDS"
+DIE = "DOODL_TEST_DIE"
 
 
 class FakeEditor:
@@ -75,3 +76,91 @@ def load_logging_editor(model, config, *, device="cpu", software="doodl-batch"):
     from doodl import edit
 
     return LoggingEditor(edit.load_editor(model, config, device=device, software=software))
+
+
+class FakeGenerator:
+    """Makes a picture of one colour, told by the seed; the log gets a line per picture."""
+
+    def __init__(self, image_format: str) -> None:
+        self.image_format = image_format
+
+    def check_size(self, width_px, height_px): ...
+
+    def generate(self, requests, *, on_iteration=None):
+        return [self._generate(request) for request in requests]
+
+    def _generate(self, request):
+        import torch
+
+        from doodl.errors import RequestError
+        from doodl.generation.pictures import encode_picture
+        from doodl.generation.requests import GenerateResult
+
+        if (log := os.environ.get(LOG)) is not None:
+            with Path(log).open("a") as stream:
+                stream.write(f"{request.seed} {request.prompt}\n")
+        if request.prompt == "fail":
+            raise RuntimeError("asked to fail")
+        if request.guide_row.label == "cactus":
+            return RequestError("no class cactus; known are tulips and roses.")
+        grey = torch.full((3, request.height_px, request.width_px), (request.seed % 7) / 7)
+
+        def encoded(image):
+            return encode_picture(image, self.image_format, software="fake", note="fake")
+
+        flagged = request.prompt == "flag me"
+        return GenerateResult(
+            encoded=encoded(grey),
+            unguided=encoded(-grey),
+            status="rejected" if flagged else "ok",
+            width_px=request.width_px,
+            height_px=request.height_px,
+            score_before=0.1,
+            score_after=0.3,
+            guide_values_before={str(guide): 0.1 for guide in request.guides},
+            guide_values_after={str(guide): 0.3 for guide in request.guides},
+            judge_before=0.2,
+            judge_after=0.25,
+            safety="flagged" if flagged else "passed",
+            num_optim_steps=2,
+            stop_reason="flagged" if flagged else "steps",
+            loss_curve=[1.0, 0.5],
+            rejection="the model's safety checker flagged the picture" if flagged else None,
+        )
+
+
+def load_generator(
+    model,
+    config,
+    *,
+    guides=(),
+    device="cpu",
+    safety_checker="auto",
+    image_format="PNG",
+    software="",
+):
+    return FakeGenerator(image_format)
+
+
+class DyingGenerator:
+    """The real generator; the log gets a line per iteration, and one picture is interrupted."""
+
+    def __init__(self, generator) -> None:
+        self.generator = generator
+        self.check_size = generator.check_size
+
+    def generate(self, requests, *, on_iteration=None):
+        def logged(index, state):
+            with Path(os.environ[LOG]).open("a") as stream:
+                stream.write(f"{requests[index].seed} {state.iteration}\n")
+            on_iteration(index, state)
+            if DIE in os.environ and requests[index].seed == 1 and state.iteration == 2:
+                raise KeyboardInterrupt
+
+        return self.generator.generate(requests, on_iteration=logged)
+
+
+def load_dying_generator(*arguments, **options):
+    from doodl.generation import load_generator as load
+
+    return DyingGenerator(load(*arguments, **options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from jobs.console import plain
 from pipeline.collection import STATES, OutputView
-from pipeline.pictures import delivered_thumbnails, source_thumbnail
+from pipeline.pictures import before_thumbnail, delivered_thumbnails
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,19 @@ class Card:
     guide: str
     judge: str
     fidelity: str
+    prompt: str | None = None
+    guide_changes: tuple[tuple[str, str], ...] = ()
+    note: str | None = None
 
 
 _GROUPS = (
     ("Delivered", "ok"),
-    ("Rejected: the edit did not improve the photo", "rejected"),
+    ("Rejected: not improved, so not delivered", "rejected"),
     ("Left alone: already good", "skipped"),
 )
+
+MADE_OF_WORDS = ("generate", "personalize")
+"""Tasks whose pictures are made of prompts: before is the picture that nothing guided."""
 
 MAX_PICTURES = 1000
 """Photos shown of each group: making the thumbnails of 40,000 would take longer than the night."""
@@ -42,12 +49,20 @@ MAX_PICTURES = 1000
 MAX_FAILURES = 1000
 """Failed rows listed; the table has them all."""
 
-_FIDELITY = {"psnr_db": "PSNR {:.1f} dB", "ssim": "SSIM {:.3f}", "edit_seconds": "{:.1f} s"}
+_FIDELITY = {
+    "psnr_db": "PSNR {:.1f} dB",
+    "autoencoder_psnr_db": "autoencoder alone {:.1f} dB",
+    "ssim": "SSIM {:.3f}",
+    "inversion_error": "inversion error {:.1e}",
+    "seed": "seed {}",
+    "edit_seconds": "{:.1f} s",
+}
 
 _COLUMNS = (
     "row_id", "work_key", "image_uri", "status", "error_type", "error_message", "edited_uri",
     "score_before", "score_after", "judge_before", "judge_after", "psnr_db", "ssim",
-    "edit_seconds",
+    "edit_seconds", "task", "prompt", "seed", "inversion_error", "guide_values_before",
+    "guide_values_after", "safety", "unguided_uri", "autoencoder_psnr_db",
 )  # fmt: skip
 
 
@@ -78,6 +93,7 @@ def build_report(
         .get_template("page.html.jinja")
         .render(
             job=view.job_facts(),
+            made_of_words=view.job_facts()["task"] in MADE_OF_WORDS,
             facts=_facts(results),
             groups=groups,
             failures=failed.take(_in_order(failed)[:max_failures]).to_pylist(),
@@ -107,6 +123,7 @@ def _sample(group: pa.Table, count: int) -> list[dict[str, Any]]:
 
 
 def _card(row: dict[str, Any], thumbnails: Path) -> Card:
+    made = row["task"] in MADE_OF_WORDS
     return Card(
         row_id=row["row_id"],
         before=_shown(thumbnails, row, "before"),
@@ -114,9 +131,22 @@ def _card(row: dict[str, Any], thumbnails: Path) -> Card:
         guide=_change(row["score_before"], row["score_after"]),
         judge=_change(row["judge_before"], row["judge_after"]),
         fidelity=", ".join(
-            text.format(row[name]) for name, text in _FIDELITY.items() if row[name] is not None
+            text.format(row[name])
+            for name, text in _FIDELITY.items()
+            if row[name] is not None and (name != "seed" or made)
         ),
+        prompt=row["prompt"] if made else None,
+        guide_changes=_guide_changes(row),
+        note=row["error_message"] if made else None,
     )
+
+
+def _guide_changes(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return each guide's name and change; none where the row tells no guide's values."""
+    if row["guide_values_before"] is None or row["guide_values_after"] is None:
+        return ()
+    before, after = json.loads(row["guide_values_before"]), json.loads(row["guide_values_after"])
+    return tuple((name, _change(before[name], after.get(name))) for name in before)
 
 
 def _change(before: float | None, after: float | None) -> str:
@@ -129,7 +159,7 @@ def _make_thumbnails(view: OutputView, rows: list[dict[str, Any]], folder: Path)
     """Write the thumbnails of these rows that an earlier report has not."""
     for row in rows:
         path = _thumbnail_path(folder, row, "before")
-        if not path.is_file() and (data := source_thumbnail(row["image_uri"])) is not None:
+        if not path.is_file() and (data := before_thumbnail(view, row)) is not None:
             _write(path, data)
     paths = {
         row["row_id"]: _thumbnail_path(folder, row, "after")

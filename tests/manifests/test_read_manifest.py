@@ -220,7 +220,7 @@ def test_photos_without_names_are_numbered(tmp_path: Path) -> None:
 def test_task_without_photos_needs_no_image_uri(tmp_path: Path) -> None:
     table = read_manifest(manifest(tmp_path, prompt=["a bird", "a cat"]), needs_image=False)
     assert table["row_error"].null_count == 2
-    assert table["row_id"].to_pylist() == ["row-0000000", "row-0000001"]
+    assert table["row_id"].to_pylist() == ["a-bird", "a-cat"]
 
 
 def test_subject_photos_are_taken_from_the_manifests_folder(tmp_path: Path) -> None:

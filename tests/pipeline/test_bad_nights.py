@@ -171,7 +171,7 @@ def test_a_late_worker_of_an_earlier_run_commits_nothing_into_a_redo(photos):
     folder = OutputFolder(spec.out)
     with folder.lock():
         job = folder.open_job(driver.job_record(spec))
-        plan = make_plan(spec, RunChoice(), folder, driver.load_input(spec.photos))
+        plan = make_plan(spec, RunChoice(), folder, driver.load_rows(spec))
     fingerprint = params_fingerprint(spec.params())
     late = RowProcessor(spec, fingerprint, job)
     down = spec_of(photos, direction="down")

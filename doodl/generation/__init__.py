@@ -1,0 +1,13 @@
+"""Pictures from prompts, optimised by guides: DOODL for generation and personalisation."""
+
+from doodl.generation.generator import ImageGenerator, load_generator
+from doodl.generation.problem import GenerateProblem
+from doodl.generation.requests import GenerateRequest, GenerateResult
+
+__all__ = [
+    "GenerateProblem",
+    "GenerateRequest",
+    "GenerateResult",
+    "ImageGenerator",
+    "load_generator",
+]

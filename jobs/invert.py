@@ -1,0 +1,27 @@
+"""`invert`: photos to latents files, and latents files to photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.enhance import build_choice, build_spec, print_plan, run_spec
+
+
+def run_invert(
+    photos: Path,
+    out: Path | None,
+    options: dict[str, Any],
+    choice: dict[str, Any],
+    *,
+    back: bool,
+    dry_run: bool,
+    report: bool,
+    as_json: bool,
+) -> int:
+    """Run the job (or say what it would do), print its summary and return its exit code."""
+    spec, why = build_spec(photos, out, {**options, "task": "invert", "back": back})
+    chosen = build_choice(choice)
+    if dry_run:
+        return print_plan(spec, chosen, why, as_json=as_json)
+    return run_spec(spec, chosen, why, report=report, as_json=as_json)
