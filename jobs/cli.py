@@ -439,6 +439,37 @@ def evaluate_enhance(
     raise typer.Exit(code)
 
 
+@evaluate_app.command("samples")
+def evaluate_samples(
+    photos: EvaluationPhotos,
+    out: EvaluationOut,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option("--caption", help="What to draw; repeatable.  [default: five flowers]"),
+    ] = None,
+    number: Annotated[int, typer.Option(help="Samples of each caption.")] = 40,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance.")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="ddim or edict.")] = "ddim",
+    size: Annotated[int, typer.Option(help="Side of the samples, in pixels.")] = 128,
+    model: Model = "pocket",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    json: Json = False,
+) -> None:
+    """Draw photos from captions and measure how near they come to held-out photos.
+
+    Example: doodl-batch evaluate samples flowers.parquet --out samples --caption "a photo of roses"
+    """
+    from jobs.evaluate import run_evaluate_samples
+
+    options = {
+        "number": number, "num_inference_steps": steps, "guidance_scale": guidance_scale,
+        "sampler": sampler, "size_px": size, "model": "pocket" if model == "auto" else model,
+        "seed": seed, **({"captions": tuple(captions)} if captions else {}),
+    }  # fmt: skip
+    raise typer.Exit(run_evaluate_samples(photos, out, options, as_json=json))
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

@@ -28,9 +28,7 @@ def run_evaluate_enhance(
     """Run the evaluation, print its tables and return an exit code."""
     from pipeline.evaluation import evaluate_enhance, make_evaluation_spec
 
-    for path in photos:
-        if not path.exists():
-            raise exits.UsageError(f"{path} does not exist; give a folder or a Parquet of photos.")
+    _check_there(photos)
     if workers < 1:
         raise exits.UsageError(f"--workers (={workers}) must be at least 1.")
     with exits.usage_errors():
@@ -54,6 +52,40 @@ def run_evaluate_enhance(
             console.result(f"sheet:  {sheet}")
     failed = any(row["status"] == "failed" for row in evaluation.rows)
     return exits.ROWS_FAILED if failed else exits.OK
+
+
+def run_evaluate_samples(
+    photos: Sequence[Path], out: Path, options: dict[str, Any], *, as_json: bool
+) -> int:
+    """Draw the samples, print their tables and return an exit code."""
+    from pipeline.evaluation import SampleSpec, evaluate_samples
+
+    _check_there(photos)
+    with exits.usage_errors():
+        spec = SampleSpec(**options)
+    message = _silence if as_json else console.say
+    report, sheets = evaluate_samples(photos, spec, out, message, command=command_line())
+    if as_json:
+        tables = [{"title": t.title, "values": t.values} for t in report.tables]
+        console.print_json({"tables": tables, "revisions": report.revisions})
+        return exits.OK
+    for name, why in report.unreadable:
+        console.error(f"{name}: {why}", "left out")
+    _print_tables(report.tables)
+    console.result(f"tables: {out / 'samples.md'}")
+    for sheet in sheets:
+        console.result(f"sheet:  {sheet}")
+    return exits.OK
+
+
+def _silence(message: str) -> None:
+    del message
+
+
+def _check_there(photos: Sequence[Path]) -> None:
+    for path in photos:
+        if not path.exists():
+            raise exits.UsageError(f"{path} does not exist; give a folder or a Parquet of photos.")
 
 
 def _print_tables(tables: Sequence[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from doodl.evaluation.cases import Draw, Source
+from doodl.evaluation.generated import SampleReport, SampleSpec, run_samples, write_samples
 from doodl.evaluation.methods import METHODS
 from doodl.evaluation.output import Written, write_evaluation
 from doodl.evaluation.referee import default_referee
@@ -23,6 +24,15 @@ from manifests.inline import read_input
 from manifests.rows import manifest_rows
 from pipeline.inputs import load_input
 from pipeline.spec import make_spec
+
+__all__ = [
+    "SampleSpec",
+    "evaluate_enhance",
+    "evaluate_samples",
+    "make_evaluation_spec",
+    "read_sources",
+    "write_rows",
+]
 
 _TEXT = ("photo", "label", "set", "type", "method", "direction", "status", "stop_reason", "error",
          "recipe", "case")  # fmt: skip
@@ -76,6 +86,23 @@ def evaluate_enhance(
     written = write_evaluation(evaluation, out, command)
     write_rows(evaluation.rows, out / "rows.parquet")
     return evaluation, written
+
+
+def evaluate_samples(
+    photos: Sequence[Path],
+    spec: SampleSpec,
+    out: Path,
+    message: Callable[[str], None],
+    *,
+    command: str,
+) -> tuple[SampleReport, list[Path]]:
+    """Draw samples, compare them with the photos, write what was found; return it and the sheets.
+
+    Raises: ManifestError, ModelError, DoodlError.
+    """
+    report = run_samples(read_sources(photos, out), spec, message)
+    out.mkdir(parents=True, exist_ok=True)
+    return report, write_samples(report, out, command)
 
 
 def make_evaluation_spec(

@@ -114,7 +114,8 @@ def _sheets(evaluation: Evaluation, out: Path) -> list[Path]:
             }
             cells = [_line(store, case, methods, rows) for case in cases]
             shown = ["clean", "dulled"] if what == "dulled" else ["photo"]
-            title = f"{what} photos, {direction}: referee's change, PSNR to the clean original"
+            compared = "to the clean original" if what == "dulled" else "to the photo itself"
+            title = f"{what} photos, {direction}: change of the referee's score, PSNR {compared}"
             paths += write_sheets(
                 out / "sheets", f"{what}-{direction}", title, [*shown, *methods], cells
             )
@@ -140,7 +141,7 @@ def _line(
                 source,
                 (
                     f"{case.type} {case.severity:.2f}",
-                    referee + ("" if db is None else f" {db:.1f} dB"),
+                    referee + ("" if db is None else f", {db:.1f} dB"),
                 ),
             ),
         ]
@@ -156,9 +157,9 @@ def _edited(store: Store, row: Row) -> Cell:
     change = 0.0 if before is None or edited is None else edited - before
     db = row["clean_db_edited"]
     if db is not None and row["clean_db_before"] is not None:
-        gain = f" {db - row['clean_db_before']:+.1f} dB"
+        gain = f", {db - row['clean_db_before']:+.1f} dB"
     else:
-        gain = "" if row["source_db"] is None else f" {row['source_db']:.1f} dB to source"
+        gain = "" if row["source_db"] is None else f", {row['source_db']:.1f} dB to it"
     wanted = change if row["direction"] == "up" else -change
     status = "" if row["status"] == "ok" else row["status"]
     return Cell(picture, (f"{change:+.2f}{gain}", status), wanted)

@@ -24,7 +24,7 @@ _GOOD, _BAD = "#11702c", "#a31919"
 class Cell:
     """One picture and what stands below it.
 
-    picture: a small JPEG; None or a file that is not there leaves the place empty.
+    picture: a small JPEG or PNG of ours; None or a file that is not there leaves the place empty.
     lines: at most two. verdict: above 0 colours the first line good, below 0 bad.
     """
 
@@ -100,11 +100,11 @@ def _paste(sheet: Image.Image, picture: Path | None, corner: tuple[int, int]) ->
     place = Image.new("RGB", _CELL_PX, _EMPTY)
     if picture is not None and picture.is_file():
         try:
-            with Image.open(picture, formats=["JPEG"]) as image:
+            with Image.open(picture, formats=["JPEG", "PNG"]) as image:
                 small = image.convert("RGB")
         except OSError as error:
             raise UnreadablePhotoError(
-                f"{picture.name} in _work/pictures is damaged; remove _work and run again."
+                f"{picture} is damaged; remove it and run again with --redo."
             ) from error
         small.thumbnail(_CELL_PX, Image.Resampling.LANCZOS)
         place.paste(_PAPER, (0, 0, *_CELL_PX))
