@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from doodl.evaluation.cases import Draw, Source
-from doodl.evaluation.generated import SampleReport, SampleSpec, run_samples, write_samples
+from doodl.evaluation.generated import SampleSpec
 from doodl.evaluation.methods import METHODS
 from doodl.evaluation.output import Written, write_evaluation
 from doodl.evaluation.referee import default_referee
 from doodl.evaluation.rows import COLUMNS, Row
 from doodl.evaluation.run import Evaluation, Observer, run_evaluation
+from doodl.evaluation.samples import SampleReport, run_samples, write_samples
 from doodl.evaluation.store import write_whole
 from doodl.evaluation.work import EvaluationSpec
 from manifests.errors import ManifestError

@@ -28,10 +28,19 @@ def gaussian_distance(
     """
     (mean_1, cov_1), (mean_2, cov_2) = first, second
     values, vectors = np.linalg.eigh(cov_1)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    inner = np.linalg.eigvalsh(root @ cov_2 @ root).clip(min=0)
+    root = (vectors * np.sqrt(_without_rounding(values))) @ vectors.T
+    inner = _without_rounding(np.linalg.eigvalsh(root @ cov_2 @ root))
     traces = np.trace(cov_1) + np.trace(cov_2) - 2 * np.sqrt(inner).sum()
     return float(np.square(mean_1 - mean_2).sum() + traces)
+
+
+def _without_rounding(eigenvalues: np.ndarray) -> np.ndarray:
+    """Return the eigenvalues with those that are only rounding set to 0.
+
+    A root swells them: 1e-16 would count for 1e-8, in every dimension that samples do not fill.
+    """
+    least = len(eigenvalues) * np.finfo(np.float64).eps * abs(eigenvalues[-1])
+    return np.where(eigenvalues > least, eigenvalues, 0.0)
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

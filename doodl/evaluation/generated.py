@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-import doodl
-from doodl.backbones import Backbone, load_backbone
+from doodl.backbones import Backbone
 from doodl.config import default_mix_weight
 from doodl.edict import generate
-from doodl.edit import pipeline_folder
-from doodl.errors import DoodlError, PhotoError
+from doodl.errors import DoodlError
 from doodl.evaluation.bootstrap import Interval, bootstrap_interval
-from doodl.evaluation.cases import Source
 from doodl.evaluation.figures import SHARE, Figure
 from doodl.evaluation.frechet import frechet_distance
-from doodl.evaluation.sheets import Cell, write_sheets
-from doodl.evaluation.store import write_whole
-from doodl.evaluation.tables import Table, markdown, markdown_text
-from doodl.images import decode_photo
+from doodl.evaluation.tables import Table
 from doodl.pocket import weights_dir
 from doodl.pocket.captions import FLOWERS, load_tokenizer
-from doodl.pocket.photos import PhotoSet, center_crops
 from doodl.pocket.scorer import load_scorer, tokenize
-from doodl.revisions import folder_revision
-from doodl.scores import load_scorer as load_shipped_scorer
 
 CAPTIONS = (
     "a photo of a daisy",
@@ -44,7 +31,7 @@ CAPTIONS = (
     "a photo of tulips",
 )
 _SPLITS = 50
-_FLOOR, _ROUND_TRIP = "other held-out photos", "others, through the autoencoder"
+_FLOOR, _RECONSTRUCTED = "other held-out photos", "others, through the autoencoder"
 _BATCH = 16
 _DISTANCE = Figure("distance", "distance", lambda _: None, ".3f")
 _SHARE = Figure("share", "share", lambda _: None, SHARE)
@@ -74,18 +61,6 @@ class SampleSpec:
             raise ValueError(f"sampler (={self.sampler!r}) must be ddim or edict.")
         if not self.captions or self.number < 1:
             raise ValueError("at least one caption and one sample of each are needed.")
-
-
-@dataclass
-class SampleReport:
-    """What was drawn and found: tables, samples (N, 3, H, W) in [0, 1] with their captions."""
-
-    spec: SampleSpec
-    tables: list[Table]
-    images: Tensor
-    captions: list[str]
-    revisions: dict[str, str]
-    unreadable: list[tuple[str, str]]
 
 
 @torch.no_grad()
@@ -140,12 +115,12 @@ def distance_table(
     size = min(len(real) // 2, *(len(features) for features in sets.values()))
     if size < 2:
         raise DoodlError("at least 4 photos and 2 samples are needed for a distance.")
-    found: dict[str, list[float]] = {n: [] for n in (_FLOOR, _ROUND_TRIP, *sets)}
+    found: dict[str, list[float]] = {n: [] for n in (_FLOOR, _RECONSTRUCTED, *sets)}
     for _ in range(_SPLITS):
         order = rng.permutation(len(real))
         half, others = real[order[:size]], order[size : 2 * size]
         found[_FLOOR].append(frechet_distance(half, real[others]))
-        found[_ROUND_TRIP].append(frechet_distance(half, reconstructed[others]))
+        found[_RECONSTRUCTED].append(frechet_distance(half, reconstructed[others]))
         for name, features in sets.items():
             picked = features[rng.permutation(len(features))[:size]]
             found[name].append(frechet_distance(half, picked))
@@ -167,139 +142,27 @@ def _range(distances: Sequence[float], count: int) -> Interval:
     return Interval(float(np.mean(distances)), float(low), float(high), count)
 
 
-def run_samples(
-    sources: Sequence[Source], spec: SampleSpec, message: Callable[[str], None]
-) -> SampleReport:
-    """Draw samples, and compare them with held-out photos and with what their captions say.
-
-    Raises: ModelError, DoodlError if too few photos can be read.
-    """
-    torch.set_num_threads(1)
-    folder = pipeline_folder(spec.model)
-    backbone = load_backbone(folder, name=spec.model)
-    _check_fits(backbone, spec)
-    tower = load_shipped_scorer("pocket").tower
-    captions = [caption for caption in spec.captions for _ in range(spec.number)]
-    message(f"drawing {len(captions)} samples of {spec.num_inference_steps} steps")
-    side = spec.size_px // backbone.latent_factor
-    shape = (len(captions), backbone.latent_channels, side, side)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(spec.seed))
-    images = torch.cat(
-        [
-            draw_samples(backbone, captions[i : i + _BATCH], noise[i : i + _BATCH], spec)
-            for i in range(0, len(captions), _BATCH)
-        ]
-    )
-    message(f"comparing with {len(sources)} photos")
-    photos, unreadable = _read(sources)
-    real = center_crops(photos, (spec.size_px, spec.size_px))
-    table = distance_table(
-        _features(tower, real),
-        _features(tower, _round_trip(backbone, real)),
-        {
-            "generated samples": _features(tower, images),
-            "decoded noise": _features(tower, _decoded(backbone, noise)),
-        },
-        seed=spec.seed,
-    )
-    tables = [table, *_class_table(images, captions, real, photos.labels, spec.seed)]
-    revisions = {
-        "model": folder_revision(folder),
-        "guide": folder_revision(weights_dir() / "tower"),
-        "judge": folder_revision(weights_dir() / "judge"),
-    }
-    return SampleReport(spec, tables, images, captions, revisions, unreadable)
-
-
-def _check_fits(backbone: Backbone, spec: SampleSpec) -> None:
-    """Raise DoodlError, before anything is drawn, for what the model cannot do."""
-    multiple = backbone.size_multiple
-    if spec.size_px < multiple or spec.size_px % multiple:
-        raise DoodlError(f"size_px (={spec.size_px}) must be a multiple of {multiple}.")
-    try:
-        backbone.schedule(spec.num_inference_steps)
-    except ValueError as error:
-        raise DoodlError(str(error)) from error
-
-
-def write_samples(report: SampleReport, out: Path, command: str) -> list[Path]:
-    """Write samples.md, samples.json, OUT/samples/NN-NNN.png and the sheets; return the sheets."""
-    footer = sample_provenance(report, command)
-    parts = ["# Samples from captions\n", *(markdown(table, footer) for table in report.tables)]
-    write_whole(out / "samples.md", "\n".join(parts).encode())
-    record = {
-        "command": command,
-        "spec": vars(report.spec),
-        "revisions": report.revisions,
-        "tables": [{"title": t.title, "values": t.values} for t in report.tables],
-        "unreadable": report.unreadable,
-    }
-    write_whole(out / "samples.json", (json.dumps(record, indent=1) + "\n").encode())
-    folder = out / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    number = report.spec.number
-    columns: list[list[Cell]] = []
-    for i, image in enumerate(report.images):
-        path = folder / f"{i // number:02d}-{i % number:03d}.png"
-        pixels = image.permute(1, 2, 0).mul(255).round().byte().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        write_whole(path, buffer.getvalue())
-        if i % number == 0:
-            columns.append([])
-        columns[-1].append(Cell(path))
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    spec = report.spec
-    title = (
-        f"samples: {spec.sampler}, {spec.num_inference_steps} steps, "
-        f"guidance {spec.guidance_scale:g}, seed {spec.seed}"
-    )
-    return write_sheets(out / "sheets", "samples", title, spec.captions, rows)
-
-
-def sample_provenance(report: SampleReport, command: str) -> str:
-    """Return one line of Markdown: models with their revisions, version, seed and command."""
-    models = ", ".join(f"{name} {revision}" for name, revision in report.revisions.items())
-    spec = report.spec
-    return (
-        f"{markdown_text(spec.model)}: {models}, doodl-batch {doodl.__version__}, {spec.sampler}, "
-        f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}, seed {spec.seed}. "
-        f"`{command.replace('`', '')}`"
-    )
-
-
-def _read(sources: Sequence[Source]) -> tuple[PhotoSet, list[tuple[str, str]]]:
-    photos, kept, unreadable = [], [], []
-    for source in sources:
-        try:
-            pixels = decode_photo(source.read()).pixels
-        except (PhotoError, OSError) as error:
-            unreadable.append((source.name, str(error)))
-            continue
-        photos.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
-        kept.append(source)
-    labels, names = tuple(s.label for s in kept), tuple(s.name for s in kept)
-    return PhotoSet(tuple(photos), labels, names), unreadable
+@torch.no_grad()
+def round_trip(backbone: Backbone, images: Tensor) -> Tensor:
+    """Return images in [0, 1] through the autoencoder and back."""
+    return torch.cat([decoded(backbone, backbone.encode(b * 2 - 1)) for b in images.split(_BATCH)])
 
 
 @torch.no_grad()
-def _round_trip(backbone: Backbone, images: Tensor) -> Tensor:
-    return torch.cat([_decoded(backbone, backbone.encode(b * 2 - 1)) for b in images.split(_BATCH)])
-
-
-@torch.no_grad()
-def _decoded(backbone: Backbone, latents: Tensor) -> Tensor:
+def decoded(backbone: Backbone, latents: Tensor) -> Tensor:
+    """Return the images in [0, 1] of latents."""
     parts = [(backbone.decode(z) / 2 + 0.5).clamp(0, 1) for z in latents.split(_BATCH)]
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def _features(tower: torch.nn.Module, images: Tensor) -> np.ndarray:
+def features_of(tower: torch.nn.Module, images: Tensor) -> np.ndarray:
+    """Return the tower's embeddings (N, D) of images in [0, 1]."""
     return torch.cat([tower(batch * 2 - 1) for batch in images.split(_BATCH)]).numpy()
 
 
 @torch.no_grad()
-def _class_table(
+def class_table(
     images: Tensor, captions: Sequence[str], real: Tensor, labels: Sequence[str], seed: int
 ) -> list[Table]:
     """Return how often the judge's towers find the right flower, in samples and in real photos."""

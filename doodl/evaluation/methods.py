@@ -120,6 +120,12 @@ class LatentBackbone(Backbone):
         return Schedule.from_alphas(torch.zeros(1, dtype=torch.int64), one, one)
 
 
+def without_noise(backbone: Backbone) -> Backbone:
+    """Return the backbone with noise_pred = 0, whatever its UNet was trained to predict."""
+    # As epsilon: a zero v would stand for a noise that is not zero.
+    return replace(backbone, unet=ZeroUNet(backbone.unet.config), prediction_type="epsilon")
+
+
 def counted(editor: PhotoEditor) -> PhotoEditor:
     """Return the editor with a UNet that counts its calls."""
     if isinstance(editor.backbone.unet, CountedUNet):
@@ -218,10 +224,7 @@ def _autoencoder(
 def _zero_unet(
     editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
 ) -> list[Edited | DoodlError]:
-    # As epsilon: a zero v would stand for a noise that is not zero.
-    backbone = replace(
-        editor.backbone, unet=ZeroUNet(editor.backbone.unet.config), prediction_type="epsilon"
-    )
+    backbone = without_noise(editor.backbone)
     return _edit(
         _with(editor, backbone=backbone, config=_at_rate(editor.config, strength)), requests
     )

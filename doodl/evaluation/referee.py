@@ -38,7 +38,7 @@ def check_referee(folder: str, sources: Sequence[Source], limit: int = 96) -> di
     """Return the referee's own check on these photos, of types it learnt and types it did not.
 
     How often it ranks the less damaged of two versions of a photo higher, by type of damage. None
-    if the folder is no pocket scorer, whose text tower the check needs as well.
+    for fewer than two photos, or if the folder is no pocket scorer, whose text tower is needed too.
     """
     from doodl.pocket.captions import load_tokenizer
     from doodl.pocket.measure import measure_scorer
@@ -47,7 +47,7 @@ def check_referee(folder: str, sources: Sequence[Source], limit: int = 96) -> di
     from doodl.pocket.scorer import load_scorer
 
     path = Path(folder)
-    if not (path / "tokenizer.json").is_file():
+    if len(sources) < 2 or not (path / "tokenizer.json").is_file():
         return None
     photos = [decode_photo(source.read()).pixels for source in sources[:limit]]
     chosen = PhotoSet(

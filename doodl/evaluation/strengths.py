@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_MAX_STRIDE = 6.0  # the factor by which one trial may leave what has been tried
+_MAX_STRIDE = 6.0  # the factor by which one trial may leave the last
+_BEYOND = 1.05
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def match_strength(
         trials.append((value, change))
         if abs(change - target) <= tolerance * target:
             break
+        if _saturated(trials, target):
+            break
         value = _next_value(trials, target)
         if any(math.isclose(value, tried, rel_tol=1e-3) for tried, _ in trials):
             break
@@ -58,24 +61,36 @@ def match_strength(
     return Strength(best[0], best[1], target, tuple(trials))
 
 
+def _saturated(trials: list[tuple[float, float]], target: float) -> bool:
+    """Return whether a much larger value brought no more change, short of the target."""
+    if len(trials) < 2:
+        return False
+    (value, change), (other, other_change) = sorted(trials)[-2:]
+    return other > 1.5 * value and change <= other_change <= 1.01 * change < target
+
+
 def _next_value(trials: list[tuple[float, float]], target: float) -> float:
     below = max((t for t in trials if t[1] < target), default=None, key=lambda trial: trial[0])
     above = min((t for t in trials if t[1] >= target), default=None, key=lambda trial: trial[0])
-    if below is None:
-        assert above is not None  # a trial is on one side or the other
-        return above[0] / _stride(target, above[1])
-    if above is None:
-        return below[0] * _stride(below[1], target)
+    if below is None or above is None:
+        value, change = trials[-1]
+        factor = (target / change) ** (1 / _power(trials)) if change > 0 else _MAX_STRIDE
+        # A little further than the line says, to enclose the target.
+        factor *= _BEYOND if factor > 1 else 1 / _BEYOND
+        return value * min(max(factor, 1 / _MAX_STRIDE), _MAX_STRIDE)
     (low, low_change), (high, high_change) = below, above
-    middle = math.sqrt(low * high)
-    if low_change <= 0 or len(trials) > 3 or low >= high:
-        return middle
+    if low_change <= 0 or len(trials) > 4 or low >= high:
+        return math.sqrt(low * high)
     share = math.log(target / low_change) / math.log(high_change / low_change)
     return low * (high / low) ** min(max(share, 0.1), 0.9)
 
 
-def _stride(lower: float, higher: float) -> float:
-    """Return the factor that would make up for the ratio, and a little more to enclose it."""
-    if lower <= 0:
-        return _MAX_STRIDE
-    return min(max(1.15 * higher / lower, 1.3), _MAX_STRIDE)
+def _power(trials: list[tuple[float, float]]) -> float:
+    """Return the power by which change grew between the last two trials, 1 for want of them."""
+    if len(trials) < 2:
+        return 1.0
+    (value, change), (other, other_change) = trials[-2:]
+    if min(change, other_change) <= 0:
+        return 1.0
+    power = math.log(other_change / change) / math.log(other / value)
+    return min(max(power, 0.2), 3.0)
