@@ -50,10 +50,11 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        cases: those drawn, in order. rows: one per case, method and direction.
-        strengths: by (method, direction), where the method has a knob.
-        untuned: whether there were no photos to tune strengths on.
-        revisions: of every model. referee_check: the referee's own, if it could be made.
+        drawn: the cases, and what could not be used. rows: one per case, method and direction.
+        strengths: by (method, direction), where the method has a knob; empty without photos to
+            tune on. revisions: of every model.
+        referee_check: the referee's own, if it could be made.
+        computed: rows that this run computed; the others were there.
     """
 
     spec: EvaluationSpec

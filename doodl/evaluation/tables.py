@@ -171,12 +171,37 @@ def _paired(title: str, rows: Sequence[Row], methods: Sequence[str], seed: int) 
             values.append({"group": group, "rival": rival, "photos": len(mine), **_plain(summary)})
     caption = (
         "The edit's figure less the rival's on the same photo. Above 0 is better for the referee "
-        "and for the distance to the clean original, below 0 for the whites. " + _FAIR
+        f"and for the distance to the clean original, below 0 for the whites. {_FAIR}"
+        f"{_what_the_prior_earns(values)}"
     )
     columns = ("types", "rival", "photos", *(figure.heading for figure in figures))
     return [
         Table(f"{title}: edit less rival", caption, columns, tuple(cells), values=tuple(values))
     ]
+
+
+def _what_the_prior_earns(values: Sequence[dict[str, Any]]) -> str:
+    """Return a plain sentence on the edit against the two rivals that lack a trained diffusion."""
+    told = []
+    for rival, lacking in (("autoencoder", "no diffusion"), ("zero-unet", "a UNet of zeros")):
+        found = [v for v in values if v["rival"] == rival and v["group"] == "all"]
+        if not found or found[0]["clean_gain_db"] is None or found[0]["referee_change"] is None:
+            continue
+        said = [
+            f"{_verdict(found[0][name], more, less)} ({found[0][name]['mean']:+.2f}{unit})"
+            for name, more, less, unit in (
+                ("clean_gain_db", "nearer to the clean original", "farther from it", " dB"),
+                ("referee_change", "higher with the referee", "lower with the referee", ""),
+            )
+        ]
+        told.append(f"than with {lacking} the edit ends {' and '.join(said)}")
+    return f" What the diffusion prior earns: {'; '.join(told)}." if told else ""
+
+
+def _verdict(interval: dict[str, float], more: str, less: str) -> str:
+    if interval["low"] > 0:
+        return more
+    return less if interval["high"] < 0 else f"not measurably {more}"
 
 
 def _by_type(title: str, rows: Sequence[Row], methods: Sequence[str], seed: int) -> list[Table]:

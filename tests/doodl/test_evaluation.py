@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import multiprocessing
+import os
 from functools import partial
 
 import numpy as np
@@ -22,7 +24,7 @@ from doodl.evaluation.cases import (
 )
 from doodl.evaluation.methods import METHODS
 from doodl.evaluation.output import write_evaluation
-from doodl.evaluation.run import run_evaluation
+from doodl.evaluation.run import WorkerDiedError, run_evaluation
 from doodl.evaluation.sheets import Cell, contact_sheets, safe_label, write_sheets
 from doodl.evaluation.store import Store
 from doodl.evaluation.tables import Table, markdown
@@ -282,3 +284,28 @@ def test_markdown_keeps_a_tables_shape():
     text = markdown(Table("t", "c", ("a", "b"), (("x|y", "1"),)), "`cmd`")
     assert "x\\|y" in text
     assert text.rstrip().endswith("`cmd`")
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_rows_of_one(finished, tmp_path):
+    _, evaluation, _ = finished
+    shared = run_evaluation(photos(), SPEC, tmp_path, Told(), workers=2)
+    assert shared.computed == evaluation.computed
+    for one, other in zip(evaluation.rows, shared.rows, strict=True):
+        assert (one["case"], one["recipe"], one["status"]) == (
+            other["case"], other["recipe"], other["status"],
+        )  # fmt: skip
+        assert one["referee_after"] == pytest.approx(other["referee_after"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_workers_death_is_said_and_what_is_finished_stays(tmp_path):
+    evil = [*sources(2), Source("killer.jpg", "", _die_in_a_worker)]
+    with pytest.raises(WorkerDiedError, match="same command goes on"):
+        run_evaluation(evil, SPEC, tmp_path, Told(), workers=2)
+
+
+def _die_in_a_worker():
+    if multiprocessing.parent_process() is not None:
+        os._exit(9)
+    return jpeg(9, (96, 96))
