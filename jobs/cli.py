@@ -26,6 +26,8 @@ manifest_app = typer.Typer(no_args_is_help=True, help="Tables that say what to d
 app.add_typer(models_app, name="models")
 app.add_typer(presets_app, name="presets")
 app.add_typer(manifest_app, name="manifest")
+evaluate_app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
+app.add_typer(evaluate_app, name="evaluate")
 
 
 def _path(text: str) -> Path:
@@ -639,6 +641,114 @@ def manifest_check(manifest: Photos, json: Json = False) -> None:
     from jobs.manifest import check
 
     raise typer.Exit(check(manifest, as_json=json))
+
+
+EvaluationPhotos = Annotated[
+    list[Path], _path_argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
+]
+EvaluationOut = Annotated[Path, typer.Option(help="Results.", parser=_path, metavar="PATH")]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+@evaluate_app.command("enhance")
+def evaluate_enhance(
+    photos: EvaluationPhotos,
+    out: EvaluationOut,
+    referee: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the scorer that judges.  [default: the shipped referee]",
+            parser=_path,
+            metavar="PATH",
+        ),
+    ] = None,
+    dulled: Annotated[int, typer.Option(help="Photos to damage, then edit.")] = 100,
+    untouched: Annotated[int, typer.Option(help="Photos to edit as they are.")] = 50,
+    validation: Annotated[
+        int, typer.Option(help="Photos kept apart to tune the methods' strengths on.")
+    ] = 6,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many dulled, and so many untouched photos.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Of the rows, comma-separated.  [default: all]")
+    ] = "",
+    directions: Annotated[str, typer.Option(help="up, down or both.")] = "up,down",
+    types: Annotated[
+        str, typer.Option(help="Damage to draw from, comma-separated.  [default: all of tone]")
+    ] = "",
+    severity: Annotated[
+        tuple[float, float], typer.Option(help="Range of the damage's severity.")
+    ] = (0.4, 0.9),
+    max_px: Annotated[int, typer.Option(help="Larger photos are scaled down to it.")] = 1024,
+    model: Model = "pocket",
+    preset: Preset = None,
+    overrides: Set = None,
+    workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 1,
+    batch_size: BatchSize = 6,
+    seed: Annotated[int, typer.Option(help="Of the draw of photos, damage and crops.")] = 0,
+    redo: Annotated[bool, typer.Option("--redo", help="Compute finished rows again.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure the edit against its rivals on photos it never saw, some of them damaged on purpose.
+
+    The same command again goes on where the last one stopped; more photos keep what is there.
+
+    Example: doodl-batch evaluate enhance photos.parquet --out evaluation --limit 8
+    """
+    from jobs.evaluate import run_evaluate_enhance
+
+    recipe = {
+        "model": "pocket" if model == "auto" else model,
+        "overrides": dict(_assignment(text) for text in overrides or []),
+        **({} if preset is None else {"preset": preset}),
+    }
+    draw = {
+        "num_dulled": dulled if limit is None else min(dulled, limit),
+        "num_untouched": untouched if limit is None else min(untouched, limit),
+        "num_validation": validation, "severity": severity, "max_px": max_px,
+        "types": _words(types), "seed": seed,
+    }  # fmt: skip
+    options = {
+        "recipe": recipe, "referee": referee, "methods": _words(methods),
+        "directions": _words(directions), "batch_size": batch_size, "draw": draw,
+    }  # fmt: skip
+    code = run_evaluate_enhance(photos, out, options, workers=workers, redo=redo, as_json=json)
+    raise typer.Exit(code)
+
+
+@evaluate_app.command("samples")
+def evaluate_samples(
+    photos: EvaluationPhotos,
+    out: EvaluationOut,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option("--caption", help="What to draw; repeatable.  [default: five flowers]"),
+    ] = None,
+    number: Annotated[int, typer.Option(help="Samples of each caption.")] = 40,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance.")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="ddim or edict.")] = "ddim",
+    size: Annotated[int, typer.Option(help="Side of the samples, in pixels.")] = 128,
+    model: Model = "pocket",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    json: Json = False,
+) -> None:
+    """Draw photos from captions and measure how near they come to held-out photos.
+
+    Example: doodl-batch evaluate samples flowers.parquet --out samples --caption "a photo of roses"
+    """
+    from jobs.evaluate import run_evaluate_samples
+
+    options = {
+        "number": number, "num_inference_steps": steps, "guidance_scale": guidance_scale,
+        "sampler": sampler, "size_px": size, "model": "pocket" if model == "auto" else model,
+        "seed": seed, **({"captions": tuple(captions)} if captions else {}),
+    }  # fmt: skip
+    raise typer.Exit(run_evaluate_samples(photos, out, options, as_json=json))
 
 
 @app.callback(invoke_without_command=True)

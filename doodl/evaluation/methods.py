@@ -1,0 +1,297 @@
+"""The edit and its rivals: the same guide, loss, transfer and guard, less one part each.
+
+edit           the preset as shipped
+no-smoothing   without the blur of the latent gradient
+full-depth     inverted to pure noise
+autoencoder    the autoencoder's latents optimised directly: no diffusion at all
+one-step       guidance inside each denoising step, from a part-way DDIM inversion
+zero-unet      the whole sampler, with a UNet that predicts no noise
+auto-contrast  0.7 auto-contrast + 0.3 input, saturation × 1.2: no model, no guide, no guard
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor, nn
+
+from doodl.backbones import Backbone
+from doodl.config import EditConfig, SamplerConfig
+from doodl.edit import EditRequest, EditResult, PhotoEditor
+from doodl.errors import DoodlError
+from doodl.evaluation.onestep import edit_one_step
+from doodl.images import Photo, encode_photo
+from doodl.objective import Aim
+from doodl.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What a method made of one photo.
+
+    Attributes:
+        encoded: the edited file, there whatever the status says.
+        status: ok | rejected | skipped; what is not ok is not delivered.
+        inversion_error: RMS of the round trip over that of the latents; None without inversion.
+    """
+
+    encoded: bytes
+    status: str
+    stop_reason: str = ""
+    num_optim_steps: int = 0
+    inversion_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a batch took, per photo.
+
+    Attributes:
+        cpu_seconds: processor time, so that a busy machine does not distort it.
+        unet_calls: forward passes of the UNet; the passes back through them are not counted.
+    """
+
+    cpu_seconds: float
+    unet_calls: float
+
+
+RunMethod = Callable[[PhotoEditor, Sequence[EditRequest], float], "list[Edited | DoodlError]"]
+"""`(editor as shipped, requests, strength) -> what became of each`."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the comparison.
+
+    Attributes:
+        knob: what its strength is the value of; None if it has the one it has.
+        start: the strength that tuning starts from.
+        directions: those it can go.
+    """
+
+    name: str
+    summary: str
+    run: RunMethod
+    knob: str | None = None
+    start: float = 1.0
+    directions: tuple[str, ...] = ("up", "down")
+
+
+class CountedUNet(nn.Module):
+    """A UNet that counts the photos that pass through it."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+        self.photos = 0
+
+    @property
+    def config(self) -> Any:
+        return self.unet.config
+
+    def forward(self, latents: Tensor, t: Tensor, **others: Any) -> Any:
+        self.photos += len(latents)
+        return self.unet(latents, t, **others)
+
+
+class ZeroUNet(nn.Module):
+    """A UNet of the same configuration that predicts no noise."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, latents: Tensor, t: Tensor, **others: Any) -> Any:  # noqa: ARG002
+        return SimpleNamespace(sample=torch.zeros_like(latents))
+
+
+class LatentBackbone(Backbone):
+    """A backbone whose sampler is the identity: the latents are the autoencoder's own."""
+
+    def schedule(self, num_inference_steps: int, depth: float = 1.0) -> Schedule:  # noqa: ARG002
+        one = torch.ones(1, dtype=torch.float64)
+        return Schedule.from_alphas(torch.zeros(1, dtype=torch.int64), one, one)
+
+
+def without_noise(backbone: Backbone) -> Backbone:
+    """Return the backbone with noise_pred = 0, whatever its UNet was trained to predict."""
+    # As epsilon: a zero v would stand for a noise that is not zero.
+    return replace(backbone, unet=ZeroUNet(backbone.unet.config), prediction_type="epsilon")
+
+
+def counted(editor: PhotoEditor) -> PhotoEditor:
+    """Return the editor with a UNet that counts its calls."""
+    if isinstance(editor.backbone.unet, CountedUNet):
+        return editor
+    return _with(editor, backbone=replace(editor.backbone, unet=CountedUNet(editor.backbone.unet)))
+
+
+def run_method(
+    method: Method, editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+) -> tuple[list[Edited | DoodlError], Cost]:
+    """Edit photos by a method and return what became of each, and what one of them cost.
+
+    Args:
+        editor: as shipped, `counted`.
+        strength: the value of the method's knob; without one, it is not looked at.
+    """
+    unet = editor.backbone.unet
+    before = unet.photos
+    started = time.process_time()
+    edited = method.run(editor, requests, strength)
+    seconds = time.process_time() - started
+    return edited, Cost(seconds / len(requests), (unet.photos - before) / len(requests))
+
+
+def _with(
+    editor: PhotoEditor, *, backbone: Backbone | None = None, config: EditConfig | None = None
+) -> PhotoEditor:
+    return PhotoEditor(
+        backbone or editor.backbone,
+        editor.guide,
+        editor.judge,
+        config or editor.config,
+        software=editor.software,
+    )
+
+
+def _at_rate(config: EditConfig, factor: float, **optimiser: Any) -> EditConfig:
+    """Return the config with its learning rate times a factor, and other values."""
+    rate = config.optimiser.learning_rate * factor
+    return replace(config, optimiser=replace(config.optimiser, learning_rate=rate, **optimiser))
+
+
+def _edit(editor: PhotoEditor, requests: Sequence[EditRequest]) -> list[Edited | DoodlError]:
+    return [
+        _as_edited(result) if isinstance(result, EditResult) else result
+        for result in editor.edit(requests)
+    ]
+
+
+def _as_edited(result: EditResult) -> Edited:
+    return Edited(
+        result.encoded,
+        result.status,
+        result.stop_reason,
+        result.num_optim_steps,
+        result.inversion_error,
+    )
+
+
+def _shipped(
+    editor: PhotoEditor,
+    requests: Sequence[EditRequest],
+    strength: float,  # noqa: ARG001
+) -> list[Edited | DoodlError]:
+    return _edit(editor, requests)
+
+
+def _no_smoothing(
+    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+) -> list[Edited | DoodlError]:
+    config = _at_rate(editor.config, strength, grad_blur_sigma=0.0)
+    return _edit(_with(editor, config=config), requests)
+
+
+def _full_depth(
+    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+) -> list[Edited | DoodlError]:
+    config = _at_rate(editor.config, strength)
+    config = replace(config, sampler=replace(config.sampler, depth=1.0))
+    return _edit(_with(editor, config=config), requests)
+
+
+def _autoencoder(
+    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+) -> list[Edited | DoodlError]:
+    backbone = LatentBackbone(**vars(editor.backbone))
+    # p = 1: the pair's mixing layer is the identity as well.
+    config = replace(
+        _at_rate(editor.config, strength),
+        sampler=SamplerConfig(num_inference_steps=1, mix_weight=1.0, memory="full"),
+    )
+    results = _edit(_with(editor, backbone=backbone, config=config), requests)
+    return [replace(r, inversion_error=None) if isinstance(r, Edited) else r for r in results]
+
+
+def _zero_unet(
+    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+) -> list[Edited | DoodlError]:
+    backbone = without_noise(editor.backbone)
+    return _edit(
+        _with(editor, backbone=backbone, config=_at_rate(editor.config, strength)), requests
+    )
+
+
+def _one_step(
+    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+) -> list[Edited | DoodlError]:
+    outcomes = edit_one_step(editor, requests, guidance=strength)
+    return [
+        outcome
+        if isinstance(outcome, DoodlError)
+        else Edited(
+            outcome.encoded, outcome.status, "steps", outcome.num_steps, outcome.inversion_error
+        )
+        for outcome in outcomes
+    ]
+
+
+def _auto_contrast(
+    editor: PhotoEditor,
+    requests: Sequence[EditRequest],
+    strength: float,  # noqa: ARG001
+) -> list[Edited | DoodlError]:
+    return [
+        Edited(
+            encode_photo(
+                request.photo, auto_contrast(request.photo.pixels), software=editor.software
+            ),
+            "ok",
+        )
+        for request in requests
+    ]
+
+
+def auto_contrast(pixels: np.ndarray) -> np.ndarray:
+    """Return 0.7 auto-contrast + 0.3 input, saturation × 1.2, of (H, W, 3) uint8."""
+    image = Image.fromarray(pixels)
+    blended = Image.blend(image, ImageOps.autocontrast(image), 0.7)
+    return np.asarray(ImageEnhance.Color(blended).enhance(1.2))
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("edit", "the preset as shipped", _shipped),
+        Method(
+            "no-smoothing", "no blur of the latent gradient", _no_smoothing, "learning rate ×"
+        ),
+        Method("full-depth", "inverted to pure noise", _full_depth, "learning rate ×"),
+        Method(
+            "autoencoder", "the autoencoder's latents directly, no diffusion", _autoencoder,
+            "learning rate ×",
+        ),
+        Method(
+            "one-step", "guidance inside each denoising step, from a part-way DDIM inversion",
+            _one_step, "guidance", 32.0,
+        ),
+        Method("zero-unet", "the edit with noise_pred = 0", _zero_unet, "learning rate ×"),
+        Method(
+            "auto-contrast", "0.7 auto-contrast + 0.3 input, saturation × 1.2; no model, no guard",
+            _auto_contrast, directions=("up",),
+        ),
+    )
+}  # fmt: skip
+
+
+def make_request(photo: Photo, direction: str, seed: int) -> EditRequest:
+    """Return the request that every method gets for a photo."""
+    return EditRequest(photo, Aim(direction), seed)

@@ -1,0 +1,95 @@
+"""`evaluate`: the tables of how good the edits and the samples are, as a person sees them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs import console, exits
+
+
+def command_line() -> str:
+    """Return the command as it was typed, to be run again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def run_evaluate_enhance(
+    photos: Sequence[Path],
+    out: Path,
+    options: dict[str, Any],
+    *,
+    workers: int,
+    redo: bool,
+    as_json: bool,
+) -> int:
+    """Run the evaluation, print its tables and return an exit code."""
+    from pipeline.evaluation import evaluate_enhance, make_evaluation_spec
+
+    _check_there(photos)
+    if workers < 1:
+        raise exits.UsageError(f"--workers (={workers}) must be at least 1.")
+    with exits.usage_errors():
+        spec = make_evaluation_spec(**options)
+    with console.RunProgress(quiet=as_json) as progress:
+        evaluation, written = evaluate_enhance(
+            photos, spec, out, progress, command=command_line(), workers=workers, redo=redo
+        )
+    if as_json:
+        console.print_json(
+            {"tables": [{"title": t.title, "values": t.values} for t in written.tables],
+             "revisions": evaluation.revisions, "unreadable": evaluation.drawn.unreadable}
+        )  # fmt: skip
+    else:
+        for name, why in evaluation.drawn.unreadable:
+            console.error(f"{name}: {why}", "left out")
+        _print_tables(written.tables)
+        console.result(f"tables: {written.tables_path}  (with intervals and every figure)")
+        console.result(f"rows:   {written.rows_path} and rows.parquet")
+        for sheet in written.sheets:
+            console.result(f"sheet:  {sheet}")
+    failed = any(row["status"] == "failed" for row in evaluation.rows)
+    return exits.ROWS_FAILED if failed else exits.OK
+
+
+def run_evaluate_samples(
+    photos: Sequence[Path], out: Path, options: dict[str, Any], *, as_json: bool
+) -> int:
+    """Draw the samples, print their tables and return an exit code."""
+    from pipeline.evaluation import SampleSpec, evaluate_samples
+
+    _check_there(photos)
+    with exits.usage_errors():
+        spec = SampleSpec(**options)
+    message = _silence if as_json else console.say
+    report, sheets = evaluate_samples(photos, spec, out, message, command=command_line())
+    if as_json:
+        tables = [{"title": t.title, "values": t.values} for t in report.tables]
+        console.print_json({"tables": tables, "revisions": report.revisions})
+        return exits.OK
+    for name, why in report.unreadable:
+        console.error(f"{name}: {why}", "left out")
+    _print_tables(report.tables)
+    console.result(f"tables: {out / 'samples.md'}")
+    for sheet in sheets:
+        console.result(f"sheet:  {sheet}")
+    return exits.OK
+
+
+def _silence(message: str) -> None:
+    del message
+
+
+def _check_there(photos: Sequence[Path]) -> None:
+    for path in photos:
+        if not path.exists():
+            raise exits.UsageError(f"{path} does not exist; give a folder or a Parquet of photos.")
+
+
+def _print_tables(tables: Sequence[Any]) -> None:
+    for table in tables:
+        short = table.shortened()
+        console.print_table(short.title, short.columns, short.rows)
+        console.result("")
