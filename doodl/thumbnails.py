@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from doodl.errors import UnreadablePhotoError
 
@@ -19,6 +19,7 @@ _PILLOW_ERRORS = (
     IndexError,
     KeyError,
     TypeError,
+    RuntimeError,  # pillow_heif
     struct.error,
     Image.DecompressionBombError,
 )
@@ -33,7 +34,7 @@ def thumbnail(data: bytes, side_px: int = 480) -> bytes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data))
+            image = _open(data)
         if image.width * image.height > _MAX_PIXELS:
             raise UnreadablePhotoError(f"{image.width}x{image.height} pixels are too many.")
         image.draft("RGB", (side_px, side_px))
@@ -46,6 +47,17 @@ def thumbnail(data: bytes, side_px: int = 480) -> bytes:
     except _PILLOW_ERRORS as error:
         raise UnreadablePhotoError(f"no thumbnail: {error}") from error
     return buffer.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if data[4:8] != b"ftyp":
+            raise
+    from pillow_heif import HeifImageFile  # only where there is a HEIC: it loads libheif
+
+    return HeifImageFile(io.BytesIO(data))
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -1,15 +1,17 @@
 """JPEG segments and PNG chunks, read and written as they are, so that metadata stays verbatim."""
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable
 
-from doodl.images.photoshop import without_thumbnail
+from doodl.images.photoshop import edit_resources
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _ICC, _MPF = b"ICC_PROFILE\0", b"MPF\0"
+_GAIN_MAP = b"urn:iso:std:iso:ts:21496:"
 _APP0, _APP1, _APP2, _APP11, _APP13, _APP14, _COM = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE, 0xFE
 _SOS, _EOI = 0xDA, 0xD9
 _MAX_SEGMENT_BYTES = 65533
@@ -18,6 +20,8 @@ _ICC_PART_BYTES = _MAX_SEGMENT_BYTES - len(_ICC) - 2
 # Of a PNG, what describes the picture or its maker and may stand before the palette.
 _PNG_KEPT = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"pHYs", b"tIME", b"tEXt", b"zTXt", b"iTXt"}
 _PNG_XMP = b"XML:com.adobe.xmp"
+_RAW_PROFILES = (b"Raw profile type xmp\0", b"Raw profile type APP1\0")  # ImageMagick's
+_MOTION = re.compile(rb"GCamera:(?:MotionPhoto|MicroVideo)\b")
 
 
 def _jpeg_header(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
@@ -39,9 +43,8 @@ def _jpeg_header(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
 def jpeg_extras(data: bytes) -> tuple[tuple[str, bytes], ...]:
     """Return the segments to keep as they are: JFIF, IPTC, comments, makers' own.
 
-    Left out: EXIF, XMP and ICC (`Photo` holds them), what the encoder writes itself, the index
-    of a multi-picture file (only its first picture is delivered) and C2PA manifests (an edit
-    invalidates their signature).
+    Left out: EXIF, XMP and ICC (`Photo` holds them), what the encoder writes itself, and what
+    `jpeg_dropped` names.
     """
     kept = []
     for marker, payload in _jpeg_header(data)[0]:
@@ -49,17 +52,41 @@ def jpeg_extras(data: bytes) -> tuple[tuple[str, bytes], ...]:
             continue
         if marker == _APP1 and payload.startswith((_EXIF, _XMP)):
             continue
-        if marker == _APP2 and payload.startswith((_ICC, _MPF)):
+        if marker == _APP2 and payload.startswith((_ICC, _MPF, _GAIN_MAP)):
             continue
         if marker == _APP13 and payload.startswith(_PHOTOSHOP):
-            payload = _PHOTOSHOP + without_thumbnail(payload[len(_PHOTOSHOP) :])
+            payload = _PHOTOSHOP + edit_resources(payload[len(_PHOTOSHOP) :])
         kept.append(("COM" if marker == _COM else f"APP{marker - _APP0}", payload))
     return tuple(kept)
 
 
+def jpeg_dropped(data: bytes) -> tuple[str, ...]:
+    """Return, in words, what a JPEG holds that an edited one cannot.
+
+    Only the first of several pictures is delivered, and a C2PA manifest signs the pixels: an
+    edit invalidates it.
+    """
+    dropped = []
+    segments = _jpeg_header(data)[0]
+    if any(m == _APP11 and b"c2pa" in payload for m, payload in segments):
+        dropped.append("Content Credentials (C2PA)")
+    if any(m == _APP2 and payload.startswith(_MPF) for m, payload in segments):
+        dropped.append("further pictures (an HDR gain map or previews)")
+    if any(m == _APP1 and _MOTION.search(payload) for m, payload in segments):
+        dropped.append("the video of a motion photo")
+    return tuple(dropped)
+
+
 def public_jpeg_extras(extras: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     """Return the extras that cannot hold a position: JFIF, IPTC and comments only."""
-    return [(name, payload) for name, payload in extras if name in ("APP0", "APP13", "COM")]
+    kept = []
+    for name, payload in extras:
+        if name == "APP13" and payload.startswith(_PHOTOSHOP):
+            resources = edit_resources(payload[len(_PHOTOSHOP) :], strip_gps=True)
+            kept.append((name, _PHOTOSHOP + resources))
+        elif name in ("APP0", "COM"):
+            kept.append((name, payload))
+    return kept
 
 
 def write_jpeg_metadata(
@@ -119,9 +146,27 @@ def png_extras(data: bytes) -> tuple[tuple[str, bytes], ...]:
     )
 
 
+def png_dropped(data: bytes) -> tuple[str, ...]:
+    """Return, in words, what a PNG holds that an edited one cannot."""
+    signed = any(name == b"caBX" for name, _ in _png_chunks(data))
+    return ("Content Credentials (C2PA)",) if signed else ()
+
+
+def png_cicp(data: bytes) -> tuple[int, int] | None:
+    """Return (colour primaries, transfer function) of a cICP chunk, None without one."""
+    for name, payload in _png_chunks(data):
+        if name == b"cICP" and len(payload) == 4:
+            return payload[0], payload[1]
+    return None
+
+
 def public_png_extras(extras: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     """Return the extras without the texts in which converters copy a position."""
-    return [(name, payload) for name, payload in extras if b"gps" not in payload[:80].lower()]
+    return [
+        (name, payload)
+        for name, payload in extras
+        if b"gps" not in payload[:80].lower() and not payload.startswith(_RAW_PROFILES)
+    ]
 
 
 def write_png_metadata(

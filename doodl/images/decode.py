@@ -3,7 +3,8 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageCms,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -26,9 +26,20 @@ from doodl.errors import (
     UnreadablePhotoError,
     UnsupportedPhotoError,
 )
-from doodl.images.containers import PNG_SIGNATURE, jpeg_extras, png_extras
-from doodl.images.photo import MIN_SIDE_PX, Photo
-from doodl.images.tiff import read_tags
+from doodl.images import deep
+from doodl.images.colour import cicp_profile, cmyk_to_rgb, implied_by_exif
+from doodl.images.containers import (
+    jpeg_dropped,
+    jpeg_extras,
+    png_cicp,
+    png_dropped,
+    png_extras,
+)
+from doodl.images.heif import C2PA_UUID, decode_heif, open_heif
+from doodl.images.isobmff import av1_bits, nclx
+from doodl.images.photo import MIN_SIDE_PX, Photo, upright
+from doodl.images.sniff import sniff
+from doodl.images.tiff import read_tags, tiff_dropped, tiff_facts
 
 # The plugins are called directly: Image.open compares sizes with a limit that is global to the
 # process and warns about it, and it would take an MPO for something other than a JPEG.
@@ -48,108 +59,139 @@ _DECODE_ERRORS = (
     EOFError,
     LookupError,
     TypeError,
-    OverflowError,
+    AttributeError,
+    ArithmeticError,
     MemoryError,
-    RuntimeError,  # the AVIF decoder
+    RuntimeError,  # imagecodecs, pillow_heif, the AVIF decoder
     struct.error,
     zlib.error,
 )
 _SUPPORTED_MODES = {"L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _ORIENTATION = 0x0112
-# For each EXIF orientation: the transposition that makes the picture upright.
-_UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda p: p[:, ::-1],
-    3: lambda p: p[::-1, ::-1],
-    4: lambda p: p[::-1],
-    5: lambda p: p.swapaxes(0, 1),
-    6: lambda p: p.swapaxes(0, 1)[:, ::-1],
-    7: lambda p: p.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda p: p.swapaxes(0, 1)[::-1],
-}
 
 
 def decode_photo(data: bytes, *, max_pixels: int = 200_000_000) -> Photo:
     """Return the photo in `data` as displayed, with what is needed to write it back in kind.
 
     Args:
-        data: a JPEG, PNG, TIFF, WebP, BMP, GIF or AVIF file.
+        data: a JPEG, PNG, TIFF, WebP, HEIC, AVIF, BMP or GIF file.
         max_pixels: checked on the header, before anything is decoded.
     Raises: UnreadablePhotoError, UnsupportedPhotoError, PhotoTooLargeError, PhotoTooSmallError.
     """
-    kind = _sniff(data)
+    kind = sniff(data)
+    with _one_line(kind, data, max_pixels):
+        if kind == "HEIF":
+            file = open_heif(data)
+            _check_size(file.size[0], file.size[1], max_pixels)
+            return decode_heif(file, data)
+        if kind == "TIFF":
+            _check_pages(data)
+            layout = deep.tiff_layout(data)
+            if layout.bits > 8:
+                _check_size(layout.width_px, layout.height_px, max_pixels)
+                return _deep_tiff(data, layout)
+        return _by_pillow(kind, data, max_pixels)
+
+
+@contextmanager
+def _one_line(kind: str, data: bytes, max_pixels: int) -> Iterator[None]:
+    """Turn what the decoders raise into a PhotoError of one line."""
     try:
-        image = _OPENERS[kind](io.BytesIO(data))
+        yield
     except Image.DecompressionBombError:
-        raise _too_large("its header declares", max_pixels) from None
+        raise _too_large("its header declares, or it unpacks to,", max_pixels) from None
     except _DECODE_ERRORS as error:
-        raise UnreadablePhotoError(_broken(kind, data, error)) from error
-    _check_size(image, max_pixels)
-    try:
-        _check_kind(kind, image, data)
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        xmp = image.info.get("xmp")
-        image.load()
-        # Only after loading: Pillow turns a TIFF upright by itself, and says so here; a PNG may
-        # hold its texts behind the pixels.
-        to_turn = image.getexif().get(_ORIENTATION, 1)
-        xmp = xmp or image.info.get("xmp")
-        exif = _exif_block(image)
-        extras = _extras(kind, data)
-    except Image.DecompressionBombError:
-        raise _too_large("it unpacks to", max_pixels) from None
-    except _DECODE_ERRORS as error:
-        raise UnreadablePhotoError(_broken(kind, data, error)) from error
-    pixels, alpha, cmyk = (_upright(plane, to_turn) for plane in _planes(image))
-    assert pixels is not None
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise UnreadablePhotoError(
+            f"the {kind} cannot be decoded ({reason}; {len(data):,} bytes); is the copy complete?"
+        ) from error
+
+
+def _by_pillow(kind: str, data: bytes, max_pixels: int) -> Photo:
+    image = _OPENERS[kind](io.BytesIO(data))
+    _check_size(image.width, image.height, max_pixels)
+    bits = _bits_per_channel(kind, image, data)
+    _check_kind(kind, image, bits)
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    xmp = image.info.get("xmp")
+    image.load()
+    # Only after loading: Pillow turns a TIFF upright by itself, and says so here; a PNG may
+    # hold its texts behind the pixels.
+    to_turn = image.getexif().get(_ORIENTATION, 1)
+    xmp = xmp or image.info.get("xmp")
+    exif = _exif_block(image)
+    icc_profile = image.info.get("icc_profile") or None
+    implied = None if icc_profile else _implied_profile(kind, data, exif)
+    fields: dict[str, Any] = {
+        "format": kind,
+        "mode": image.mode,
+        "coding": _coding(kind, image, data),
+        "extras": _extras(kind, data),
+        "dropped": _dropped(kind, data),
+    }
+    if bits > 8:
+        samples = _deep_samples(kind, data)
+        colours, alpha = _split(samples)
+        cmyk = None
+        fields |= {"mode": deep.MODES[samples.shape[2]], "bits": bits}
+        if kind == "AVIF":  # nothing here writes one of more than 8 bits with its metadata
+            fields |= {"format": "PNG", "bits": 16, "coding": {}, "extras": ()}
+            fields["dropped"] += (f"the AVIF form (its {bits} bits are kept in a 16-bit PNG)",)
+    else:
+        colours, alpha, cmyk = _planes(image)
     return Photo(
-        pixels=pixels,
-        format=kind,
-        mode=image.mode,
-        alpha=alpha,
-        cmyk=cmyk,
+        pixels=upright(colours, to_turn),
+        alpha=None if alpha is None else upright(alpha, to_turn),
+        cmyk=None if cmyk is None else upright(cmyk, to_turn),
         exif=exif,
-        orientation=orientation if orientation in _UPRIGHT else 1,
-        icc_profile=image.info.get("icc_profile") or None,
+        orientation=orientation if orientation in range(1, 9) else 1,
+        icc_profile=icc_profile,
+        implied_profile=implied,
         xmp=xmp if isinstance(xmp, bytes) else None,
         dpi=image.info.get("dpi"),
-        coding=_coding(kind, image, data),
-        extras=extras,
+        **fields,
     )
 
 
-def _sniff(data: bytes) -> str:
-    """Return the format that the first bytes announce; the file's name plays no part."""
-    if not data:
-        raise UnreadablePhotoError("the file is empty; copy it again from where it came from")
-    brands = data[8:64] if data[4:8] == b"ftyp" else b""
-    if brands and any(brand in brands for brand in (b"avif", b"avis")):
-        return "AVIF"
-    if brands and any(brand in brands for brand in (b"hei", b"hev", b"mif1", b"msf1")):
-        raise UnsupportedPhotoError("HEIC photos are not read yet; convert it to JPEG or AVIF")
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data.startswith((b"II+\0", b"MM\0+")):
-        raise UnsupportedPhotoError("a BigTIFF; save it as an ordinary TIFF")
-    for start, kind in (
-        (b"\xff\xd8\xff", "JPEG"),
-        (PNG_SIGNATURE, "PNG"),
-        (b"II*\0", "TIFF"),
-        (b"MM\0*", "TIFF"),
-        (b"GIF87a", "GIF"),
-        (b"GIF89a", "GIF"),
-        (b"BM", "BMP"),
-    ):
-        if data.startswith(start):
-            return kind
-    raise UnreadablePhotoError(
-        f"not a photo: the file begins with {data[:12]!r}; "
-        "JPEG, PNG, TIFF, WebP, BMP, GIF and AVIF are read"
+def _deep_tiff(data: bytes, layout: deep.TiffLayout) -> Photo:
+    """Return a TIFF of more than 8 bits; Pillow has no part in it."""
+    tags = read_tags(data)
+    orientation, xmp, icc_profile = tiff_facts(tags)
+    samples = deep.read_tiff(data, layout)
+    colours, alpha = _split(samples)
+    return Photo(
+        pixels=upright(colours, orientation),
+        format="TIFF",
+        mode=deep.MODES[samples.shape[2]],
+        bits=layout.bits,
+        alpha=None if alpha is None else upright(alpha, orientation),
+        orientation=orientation if orientation in range(1, 9) else 1,
+        icc_profile=icc_profile,
+        xmp=xmp,
+        coding=layout.coding,
+        extras=tags,
+        dropped=_dropped("TIFF", data),
     )
 
 
-def _broken(kind: str, data: bytes, error: BaseException) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"the {kind} cannot be decoded ({reason}; {len(data):,} bytes); is the copy complete?"
+def _deep_samples(kind: str, data: bytes) -> np.ndarray:
+    """Return (H, W, C) uint16 samples, as stored, of a PNG or AVIF of more than 8 bits."""
+    if kind == "PNG":
+        return deep.read_png(data)
+    import imagecodecs
+
+    samples = imagecodecs.avif_decode(data, numthreads=1)
+    peak = 2 ** av1_bits(data) - 1
+    samples = ((samples.astype(np.uint32) * 65535 + peak // 2) // peak).astype(np.uint16)
+    return samples[:, :, None] if samples.ndim == 2 else samples
+
+
+def _split(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (H, W, 3) colours and alpha (or None) of (H, W, 1 to 4) samples."""
+    height, width, channels = samples.shape
+    alpha = np.ascontiguousarray(samples[:, :, -1]) if channels in (2, 4) else None
+    colours = samples[:, :, :-1] if alpha is not None else samples
+    return np.ascontiguousarray(np.broadcast_to(colours, (height, width, 3))), alpha
 
 
 def _too_large(what: str, max_pixels: int) -> PhotoTooLargeError:
@@ -159,8 +201,7 @@ def _too_large(what: str, max_pixels: int) -> PhotoTooLargeError:
     )
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     size = f"the photo has {width:,}×{height:,} px"
     if width * height > max_pixels:
         megapixels = width * height / 1e6
@@ -171,20 +212,25 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _check_kind(kind: str, image: ImageFile.ImageFile, data: bytes) -> None:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        what = f"a TIFF of {frames} pages" if kind == "TIFF" else f"an animation of {frames} frames"
-        raise UnsupportedPhotoError(f"{what}; only single pictures are edited: save one on its own")
-    bits = _bits_per_channel(kind, image, data)
-    if bits > 8:
+def _check_pages(data: bytes) -> None:
+    pages, _ = deep.count_tiff_pages(data)
+    if pages > 1:
         raise UnsupportedPhotoError(
-            f"{bits} bits per channel ({kind}); only 8 are edited yet, and it is not cut to 8 "
-            "silently: convert it to 8 bits"
+            f"a TIFF of {pages} pages; only single pictures are edited: save one on its own"
         )
-    if image.mode not in _SUPPORTED_MODES:
+
+
+def _check_kind(kind: str, image: ImageFile.ImageFile, bits: int) -> None:
+    frames = 1 if kind == "TIFF" else getattr(image, "n_frames", 1)
+    if frames > 1:
         raise UnsupportedPhotoError(
-            f"pixels of mode {image.mode!r} ({kind}); convert it to 8-bit RGB or greyscale"
+            f"an animation of {frames} frames; only single pictures are edited: save one on its own"
+        )
+    if bits > 8 and kind in ("PNG", "AVIF"):
+        return
+    if bits > 8 or image.mode not in _SUPPORTED_MODES:
+        raise UnsupportedPhotoError(
+            f"pixels of mode {image.mode!r} ({kind}); convert it to RGB or greyscale"
         )
 
 
@@ -192,15 +238,28 @@ def _bits_per_channel(kind: str, image: ImageFile.ImageFile, data: bytes) -> int
     """Return the file's bit depth: Pillow opens 16-bit RGB PNGs and 10-bit AVIFs as 8-bit."""
     if kind == "PNG":
         return data[24]
-    if kind == "TIFF":
-        assert isinstance(image, TiffImagePlugin.TiffImageFile)
-        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
     if kind == "AVIF":
-        # AV1CodecConfigurationRecord (AV1-ISOBMFF 2.3.3): byte 2 holds high_bitdepth, twelve_bit.
-        at = data.find(b"av1C")
-        flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
-        return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
-    return 16 if image.mode.startswith("I") else 8
+        return av1_bits(data)
+    return 16 if image.mode.startswith(("I", "F")) else 8
+
+
+def _implied_profile(kind: str, data: bytes, exif: bytes | None) -> bytes | None:
+    """Return the profile of a colour space that the file names without an ICC profile."""
+    code_points = png_cicp(data) if kind == "PNG" else nclx(data) if kind == "AVIF" else None
+    return cicp_profile(*code_points) if code_points else implied_by_exif(exif)
+
+
+def _dropped(kind: str, data: bytes) -> tuple[str, ...]:
+    if kind == "TIFF":
+        _, smaller = deep.count_tiff_pages(data)
+        return tiff_dropped(data) + (("smaller copies or masks",) if smaller else ())
+    if kind == "JPEG":
+        return jpeg_dropped(data)
+    if kind == "PNG":
+        return png_dropped(data)
+    mark = {"WEBP": b"C2PA", "AVIF": C2PA_UUID}.get(kind)
+    signed = mark is not None and mark in data
+    return ("Content Credentials (C2PA)",) if signed else ()
 
 
 def _exif_block(image: ImageFile.ImageFile) -> bytes | None:
@@ -250,27 +309,3 @@ def _planes(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, np.ndarr
         rgba = np.array(image.convert("RGBA"))
         return np.ascontiguousarray(rgba[:, :, :3]), np.ascontiguousarray(rgba[:, :, 3]), None
     return np.array(image.convert("RGB")), None, None
-
-
-def cmyk_to_rgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    """Return a CMYK picture in sRGB, by its profile if it has one that works."""
-    if icc_profile:
-        try:
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)),
-                ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-            )
-        except (OSError, ImageCms.PyCMSError):
-            converted = None
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
-
-
-def _upright(plane: np.ndarray | None, orientation: int) -> np.ndarray | None:
-    if plane is None or orientation not in _UPRIGHT:
-        return plane
-    return np.ascontiguousarray(_UPRIGHT[orientation](plane))

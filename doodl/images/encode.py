@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 import doodl
+from doodl.images import deep
+from doodl.images.colour import rgb_to_cmyk
 from doodl.images.containers import (
     MAX_JPEG_XMP_BYTES,
     public_jpeg_extras,
@@ -17,12 +19,16 @@ from doodl.images.containers import (
     write_png_metadata,
 )
 from doodl.images.exif import edit_exif
-from doodl.images.photo import Photo
+from doodl.images.heif import encode_heif
+from doodl.images.palette import with_palette
+from doodl.images.photo import Photo, as_stored
 from doodl.images.tiff import edit_tags, write_tags
-from doodl.images.xmp import edit_xmp
+from doodl.images.xmp import EditNote, SourceType, edit_xmp, without_padding
 
 _THUMBNAIL_PX = 160  # Exif 2.32 section 4.5.5 asks for 160×120
-_PALETTE_COLOURS = 256
+_BARE = ("GIF", "BMP")  # written without metadata
+EDITED: SourceType = "compositeWithTrainedAlgorithmicMedia"
+GENERATED: SourceType = "trainedAlgorithmicMedia"
 
 
 def encode_photo(
@@ -31,52 +37,85 @@ def encode_photo(
     *,
     software: str = f"doodl-batch {doodl.__version__}",
     note: str | None = None,
+    source_type: SourceType | None = EDITED,
     strip_gps: bool = False,
 ) -> bytes:
-    """Return a file of the photo's own format and kind that shows `pixels`, metadata kept.
+    """Return a file of the photo's own format, depth and kind that shows `pixels`, metadata kept.
 
-    The picture is stored upright. A JPEG is quantised with the source's own tables; inks and
-    alpha that the edit does not concern stay as they were; a palette is kept only if the colours
-    fit one. Metadata stays as it was except for Orientation, Software, the note, the thumbnail
-    and, on request, the position.
+    The picture is stored in the orientation of the source, whose metadata (face regions, focus
+    points, sizes) speak of it so; and an unchanged part of a JPEG keeps its blocks. A JPEG is
+    quantised with the source's own tables; inks and alpha that the edit does not concern stay as
+    they were; a palette is kept only if the colours fit one. Metadata stays as it was except for
+    Software, the history and source type in XMP, the thumbnail and, on request, the position.
 
     Args:
         photo: the source, as decoded.
-        pixels: (H, W, 3) uint8, upright, in the photo's RGB space, of the photo's size.
-        software: for EXIF's Software tag.
-        note: what was done, for XMP; None writes no note.
+        pixels: (H, W, 3) upright, in the photo's RGB space, of the photo's size and dtype.
+        software: for EXIF's Software tag and XMP's history.
+        note: what was done, for XMP's history.
+        source_type: what XMP's DigitalSourceType (IPTC) becomes; None leaves XMP as it is.
         strip_gps: leave out the place where the photo was taken.
     """
-    if pixels.shape != photo.pixels.shape or pixels.dtype != np.uint8:
+    if pixels.shape != photo.pixels.shape or pixels.dtype != photo.pixels.dtype:
         raise ValueError(
-            f"pixels are {pixels.dtype} {pixels.shape}; the photo's are uint8 {photo.pixels.shape}"
+            f"pixels are {pixels.dtype} {pixels.shape}; the photo's are "
+            f"{photo.pixels.dtype} {photo.pixels.shape}"
         )
-    image = _in_kind(photo, pixels)
-    xmp = edit_xmp(photo.xmp, note=note, strip_gps=strip_gps)
-    if photo.format == "JPEG" and xmp and len(xmp) > MAX_JPEG_XMP_BYTES:
-        xmp = edit_xmp(photo.xmp, note=None, strip_gps=strip_gps)  # no room for the note
+    xmp = _xmp(photo, software, note, source_type, strip_gps)
+    stored = _stored_planes(photo, pixels)
     if photo.format == "TIFF":
-        turned = photo.orientation >= 5
-        tags = edit_tags(
-            photo.extras, software=software, xmp=xmp, turned=turned, strip_gps=strip_gps
-        )
-        return write_tags(_save(image, "TIFF", **photo.coding), tags)
+        tags = edit_tags(photo.extras, software=software, xmp=xmp, strip_gps=strip_gps)
+        return write_tags(_plain_file(photo, stored), tags)
     metadata: dict[str, Any] = {
         "exif": _exif(photo, pixels, software, strip_gps),
         "xmp": xmp,
         "icc_profile": photo.icc_profile,
     }
+    if photo.format == "HEIF":
+        return encode_heif(photo, stored, **metadata)
     extras = list(photo.extras)
     if photo.format == "JPEG":
         extras = public_jpeg_extras(extras) if strip_gps else extras
-        return write_jpeg_metadata(_jpeg(image, photo.coding), extras, **metadata)
+        return write_jpeg_metadata(_plain_file(photo, stored), extras, **metadata)
     if photo.format == "PNG":
+        metadata["icc_profile"] = photo.icc_profile or (
+            # A PNG that was an AVIF; its own would be named by a chunk among the extras.
+            None if any(name == "cICP" for name, _ in extras) else photo.implied_profile
+        )
         extras = public_png_extras(extras) if strip_gps else extras
-        return write_png_metadata(_save(image, "PNG", compress_level=4), extras, **metadata)
+        return write_png_metadata(_plain_file(photo, stored), extras, **metadata)
+    image = _in_kind(photo, stored)
     if photo.format in ("WEBP", "AVIF"):
+        metadata["icc_profile"] = photo.icc_profile or photo.implied_profile
         kept = {key: value for key, value in metadata.items() if value}
         return _save(image, photo.format, **photo.coding, **kept)
     return _save(image, photo.format, **({"dpi": photo.dpi} if photo.dpi else {}))
+
+
+def _stored_planes(photo: Photo, pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) samples as the file stores them: grey, colours or inks, then alpha."""
+    # Where no tag can say how the picture is turned, it is stored upright.
+    orientation = 1 if photo.format in _BARE else photo.orientation
+    if photo.cmyk is not None:
+        return as_stored(_inks(photo, pixels), orientation)
+    planes = [pixels[:, :, 1:2] if photo.mode in ("L", "LA") else pixels]
+    if photo.alpha is not None:
+        planes.append(photo.alpha[:, :, None])
+    joined = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+    return as_stored(joined, orientation)
+
+
+def _plain_file(photo: Photo, stored: np.ndarray) -> bytes:
+    """Return a JPEG, PNG or TIFF of the samples, without metadata."""
+    if photo.bits > 8:
+        if photo.format == "TIFF":
+            return deep.write_tiff(stored, **photo.coding)
+        return deep.write_png(stored)
+    image = _in_kind(photo, stored)
+    if photo.format == "JPEG":
+        return _jpeg(image, photo.coding)
+    options = {"compress_level": 4} if photo.format == "PNG" else photo.coding
+    return _save(image, photo.format, **options)
 
 
 def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -94,24 +133,21 @@ def _jpeg(image: Image.Image, coding: Mapping[str, Any]) -> bytes:
         return _save(image, "JPEG", **{**coding, "progressive": False})
 
 
-def _in_kind(photo: Photo, pixels: np.ndarray) -> Image.Image:
-    """Return the pixels as a Pillow image of the source's mode."""
+def _in_kind(photo: Photo, stored: np.ndarray) -> Image.Image:
+    """Return stored 8-bit samples as a Pillow image of the source's mode."""
     if photo.cmyk is not None:
-        size = (photo.width_px, photo.height_px)
-        return Image.frombytes("CMYK", size, _inks(photo, pixels).tobytes())
-    planes = [pixels] if photo.alpha is None else [pixels, photo.alpha[:, :, None]]
-    if photo.mode in ("L", "LA"):
-        planes[0] = pixels[:, :, 1:2]
-    image = Image.fromarray(np.concatenate(planes, axis=2).squeeze())
+        height, width, _ = stored.shape
+        return Image.frombytes("CMYK", (width, height), stored.tobytes())
+    image = Image.fromarray(stored.squeeze(axis=2) if stored.shape[2] == 1 else stored)
     if photo.mode in ("P", "PA"):
-        return _with_palette(image, required=photo.format == "GIF")
+        return with_palette(image, required=photo.format == "GIF")
     return image
 
 
 def _inks(photo: Photo, pixels: np.ndarray) -> np.ndarray:
     """Return the inks that print `pixels`; a pixel that did not change keeps its own four."""
     assert photo.cmyk is not None
-    before, after = (_separated(p, photo.icc_profile) for p in (photo.pixels, pixels))
+    before, after = (rgb_to_cmyk(p, photo.icc_profile) for p in (photo.pixels, pixels))
     if before is not None and after is not None:
         # RGB does not say how much black ink a colour had, so the change is carried over.
         return (photo.cmyk + (after - before)).clip(0, 255).astype(np.uint8)
@@ -124,70 +160,54 @@ def _inks(photo: Photo, pixels: np.ndarray) -> np.ndarray:
     return np.where(changed, inks, photo.cmyk)
 
 
-def _separated(pixels: np.ndarray, icc_profile: bytes | None) -> np.ndarray | None:
-    """Return sRGB pixels as inks, int16, or None if there is no profile that works."""
-    if not icc_profile:
+def _xmp(
+    photo: Photo,
+    software: str,
+    note: str | None,
+    source_type: SourceType | None,
+    strip_gps: bool,
+) -> bytes | None:
+    if photo.format in _BARE:
         return None
-    try:
-        inks = ImageCms.profileToProfile(
-            Image.fromarray(pixels),
-            ImageCms.createProfile("sRGB"),
-            ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="CMYK",
-        )
-    except (OSError, ImageCms.PyCMSError):
-        return None
-    return None if inks is None else np.array(inks).astype(np.int16)
-
-
-def _with_palette(image: Image.Image, *, required: bool) -> Image.Image:
-    """Return the picture with a palette if its colours fit one exactly, or if it must (GIF)."""
-    values = np.asarray(image)
-    if required and image.mode == "RGBA":  # in a GIF a pixel is either clear or opaque
-        clear = values[:, :, 3:] < 128
-        values = np.where(clear, 0, values | np.array([0, 0, 0, 255], np.uint8))
-    codes = values.astype(np.uint32) @ (256 ** np.arange(values.shape[2], dtype=np.uint32))
-    colours, index = np.unique(codes, return_inverse=True)
-    if len(colours) <= _PALETTE_COLOURS:
-        palette = colours.astype("<u4").view(np.uint8).reshape(-1, 4)[:, : values.shape[2]]
-        exact = Image.fromarray(index.reshape(codes.shape).astype(np.uint8))
-        exact.putpalette(palette[:, :3].tobytes())
-        if image.mode == "RGBA":
-            opacity = palette[:, 3].tobytes()
-            exact.info["transparency"] = opacity.find(b"\0") if required else opacity
-        return exact
-    if not required:
-        return image
-    opaque = Image.fromarray(values[:, :, :3])
-    limit = _PALETTE_COLOURS - (image.mode == "RGBA")
-    chosen = opaque.quantize(limit, Image.Quantize.MEDIANCUT)
-    dithered = opaque.quantize(palette=chosen, dither=Image.Dither.FLOYDSTEINBERG)
-    if image.mode != "RGBA":
-        return dithered
-    marked = Image.fromarray(np.where(values[:, :, 3] == 0, limit, np.asarray(dithered)))
-    marked.putpalette(dithered.getpalette() or [])
-    marked.info["transparency"] = limit
-    return marked
+    options = {
+        "strip_gps": strip_gps,
+        "strip_provenance": any("C2PA" in what for what in photo.dropped),
+    }
+    said = None
+    if source_type is not None or note is not None:
+        made = "generated" if source_type == GENERATED else "edited"
+        lost = f"not carried over: {', '.join(photo.dropped)}" if photo.dropped else None
+        said = EditNote(software, "; ".join(filter(None, [note or made, lost])), source_type)
+    packet = edit_xmp(photo.xmp, said, **options)
+    if photo.format == "JPEG" and packet and len(packet) > MAX_JPEG_XMP_BYTES:
+        packet = without_padding(packet)
+        if len(packet) > MAX_JPEG_XMP_BYTES:  # no room for the note
+            packet = edit_xmp(photo.xmp, None, **options)
+    return packet
 
 
 def _exif(photo: Photo, pixels: np.ndarray, software: str, strip_gps: bool) -> bytes | None:
-    if photo.format in ("GIF", "BMP"):
+    if photo.format in _BARE:
         return None
     options: dict[str, Any] = {
         "software": software,
-        "turned": photo.orientation >= 5,
-        "thumbnail": lambda: _thumbnail(pixels),
+        "thumbnail": lambda own: _thumbnail(pixels, own or photo.orientation),
         "strip_gps": strip_gps,
+        "orientation": photo.orientation,
     }
     try:
         return edit_exif(photo.exif, **options)
     except (struct.error, LookupError):
-        # A malformed block says nothing reliable about orientation or place: start a new one.
+        # A malformed block says nothing reliable about its tags or a place: start a new one.
         return edit_exif(None, **options)
 
 
-def _thumbnail(pixels: np.ndarray) -> bytes:
-    small = Image.fromarray(pixels)
+def _thumbnail(pixels: np.ndarray, orientation: int) -> bytes:
+    """Return a small JPEG, turned as the picture is stored: that is how viewers take it."""
+    step = max(1, min(pixels.shape[:2]) // (4 * _THUMBNAIL_PX))
+    coarse = pixels[::step, ::step]
+    if coarse.dtype == np.uint16:
+        coarse = (coarse >> 8).astype(np.uint8)
+    small = Image.fromarray(np.ascontiguousarray(as_stored(coarse, orientation)))
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX), reducing_gap=3.0)
     return _save(small, "JPEG", quality=80)

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 SOFTWARE, ORIENTATION, EXIF_IFD, GPS_IFD = 0x0131, 0x0112, 0x8769, 0x8825
-_IMAGE_WIDTH, _IMAGE_HEIGHT = 0x0100, 0x0101
-PIXEL_X, PIXEL_Y = 0xA002, 0xA003
+_XMP_COPIES = {0x02BC, 0x8649}  # XMP itself, and Photoshop's resources, which may hold one
 _THUMBNAIL_OFFSET, _THUMBNAIL_BYTES = 0x0201, 0x0202
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MAX_BLOCK_BYTES = 65533 - 6  # a JPEG segment less its length and "Exif\0\0"
@@ -85,13 +84,17 @@ class Block:
         if 8 <= at < end:
             self.bytes[at:end] = bytes(end - at)
 
+    def blank_value(self, entry: Entry) -> None:
+        """Overwrite an entry's value if it lies outside its directory."""
+        size = _TYPE_BYTES.get(entry.kind, 1) * entry.length
+        if size > 4:
+            self.blank(struct.unpack(self.order + "I", entry.field)[0], size)
+
     def blank_directory(self, at: int) -> None:
         """Overwrite a directory and the values that only it refers to."""
         entries, _ = self.read(at)
         for entry in entries:
-            size = _TYPE_BYTES.get(entry.kind, 1) * entry.length
-            if size > 4:
-                self.blank(struct.unpack(self.order + "I", entry.field)[0], size)
+            self.blank_value(entry)
         self.blank(at, 2 + 12 * len(entries) + 4)
 
 
@@ -99,37 +102,35 @@ def edit_exif(
     data: bytes | None,
     *,
     software: str,
-    turned: bool = False,
-    thumbnail: Callable[[], bytes] | None = None,
+    thumbnail: Callable[[int | None], bytes] | None = None,
     strip_gps: bool = False,
+    orientation: int = 1,
 ) -> bytes:
     """Return the EXIF block of the edited photo.
 
-    Software is set, Orientation becomes 1 if there is one, an embedded thumbnail is replaced, the
-    GPS directory is erased on request; every other tag keeps its value.
+    Software is set, an embedded thumbnail is replaced, the GPS directory is erased on request;
+    every other tag keeps its value, Orientation too: the picture is stored as the source's was.
 
     Args:
         data: the source's block from its TIFF header on; None makes one that holds Software.
-        turned: width and height have changed places.
-        thumbnail: makes the JPEG bytes of a new thumbnail; called only if the source has one.
+        thumbnail: makes the JPEG bytes of a new thumbnail, stored in the orientation it is called
+            with, or where that is None in the picture's; called only if the source has one.
+        orientation: of the picture; only a new block needs it.
     Raises: struct.error, KeyError or IndexError if the block is malformed.
     """
     value = software.encode("ascii", "replace") + b"\0"
     if not data:
-        return struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, SOFTWARE, 2, len(value), 26, 0) + value
+        return _new_block(value, orientation)
     block = Block(data)
     (at,) = block.unpack("I", 4)
     entries, following = block.read(at)
     by_tag = {entry.tag: entry for entry in entries}
 
-    if ORIENTATION in by_tag:
-        by_tag[ORIENTATION] = Entry(ORIENTATION, 3, 1, block.pack("HH", 1, 0))
-    if turned:
-        _swap(by_tag, _IMAGE_WIDTH, _IMAGE_HEIGHT)
-        if EXIF_IFD in by_tag:
-            _swap_in_place(block, block.number(by_tag[EXIF_IFD]))
-    if strip_gps and GPS_IFD in by_tag:
-        block.blank_directory(block.number(by_tag.pop(GPS_IFD)))
+    if strip_gps:
+        if GPS_IFD in by_tag:
+            block.blank_directory(block.number(by_tag.pop(GPS_IFD)))
+        for tag in _XMP_COPIES & by_tag.keys():
+            block.blank_value(by_tag.pop(tag))
     if following:
         following = _replace_thumbnail(block, following, thumbnail)
     room = _MAX_BLOCK_BYTES - len(block.bytes) - len(value)
@@ -137,8 +138,8 @@ def edit_exif(
         by_tag[SOFTWARE] = Entry(SOFTWARE, 2, len(value), block.pack("I", block.append(value)))
 
     directory = block.directory(list(by_tag.values()), following)
+    block.blank(at, 2 + 12 * len(entries) + 4)
     if len(by_tag) > len(entries):
-        block.blank(at, 2 + 12 * len(entries) + 4)
         at = block.append(directory)
         block.bytes[4:8] = block.pack("I", at)
     else:
@@ -146,22 +147,17 @@ def edit_exif(
     return bytes(block.bytes)
 
 
-def _swap(by_tag: dict[int, Entry], first: int, second: int) -> None:
-    if first in by_tag and second in by_tag:
-        a, b = by_tag[first], by_tag[second]
-        by_tag[first], by_tag[second] = b._replace(tag=first), a._replace(tag=second)
+def _new_block(software: bytes, orientation: int) -> bytes:
+    block = Block(struct.pack("<2sHI", b"II", 42, 8))
+    turned = (
+        [Entry(ORIENTATION, 3, 1, block.pack("HH", orientation, 0))] if orientation != 1 else []
+    )
+    at = 8 + 2 + 12 * (len(turned) + 1) + 4
+    entries = [*turned, Entry(SOFTWARE, 2, len(software), block.pack("I", at))]
+    return bytes(block.bytes) + block.directory(entries, 0) + software
 
 
-def _swap_in_place(block: Block, at: int) -> None:
-    entries, following = block.read(at)
-    by_tag = {entry.tag: entry for entry in entries}
-    _swap(by_tag, PIXEL_X, PIXEL_Y)
-    directory = block.directory(list(by_tag.values()), following)
-    if len(by_tag) == len(entries):  # no tag twice
-        block.bytes[at : at + len(directory)] = directory
-
-
-def _replace_thumbnail(block: Block, at: int, make: Callable[[], bytes] | None) -> int:
+def _replace_thumbnail(block: Block, at: int, make: Callable[[int | None], bytes] | None) -> int:
     """Put a new thumbnail where the old one was, or at the end; return its directory's offset.
 
     A thumbnail that cannot be replaced is dropped: it would show the photo before the edit.
@@ -177,7 +173,8 @@ def _replace_thumbnail(block: Block, at: int, make: Callable[[], bytes] | None) 
         del block.bytes[start:]
     else:
         block.blank(start, size)
-    new = make() if make else b""
+    own = by_tag.get(ORIENTATION)
+    new = make(block.number(own) if own else None) if make else b""
     if not new or len(block.bytes) + len(new) > _MAX_BLOCK_BYTES - 1024:
         block.blank_directory(at)
         return 0
@@ -188,7 +185,6 @@ def _replace_thumbnail(block: Block, at: int, make: Callable[[], bytes] | None) 
         block.bytes[where : where + len(new)] = new
     by_tag[_THUMBNAIL_OFFSET] = Entry(_THUMBNAIL_OFFSET, 4, 1, block.pack("I", where))
     by_tag[_THUMBNAIL_BYTES] = Entry(_THUMBNAIL_BYTES, 4, 1, block.pack("I", len(new)))
-    by_tag.pop(ORIENTATION, None)  # of the thumbnail: it is upright now
     directory = block.directory(list(by_tag.values()), 0)
     block.bytes[at : at + len(directory)] = directory
     return at

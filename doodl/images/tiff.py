@@ -7,28 +7,19 @@ each value is copied byte for byte (put into the new file's byte order), directo
 import struct
 from typing import NamedTuple, Union
 
-from doodl.images.exif import (
-    EXIF_IFD,
-    GPS_IFD,
-    ORIENTATION,
-    PIXEL_X,
-    PIXEL_Y,
-    SOFTWARE,
-    Block,
-    Entry,
-)
-from doodl.images.photoshop import without_thumbnail
+from doodl.images.exif import EXIF_IFD, GPS_IFD, ORIENTATION, SOFTWARE, Block, Entry
+from doodl.images.photoshop import edit_resources
 
 _INTEROP_IFD = 0xA005
 _DIRECTORIES = {EXIF_IFD, GPS_IFD, _INTEROP_IFD}
-_XMP, _PHOTOSHOP, _PHOTOSHOP_LAYERS = 0x02BC, 0x8649, 0x935C
+_XMP, _ICC, _PHOTOSHOP, _PHOTOSHOP_LAYERS, _C2PA = 0x02BC, 0x8773, 0x8649, 0x935C, 0xCD41
 # How the pixels lie in the file: the encoder's business. Layers and smaller copies of the picture
-# would show it before the edit.
+# would show it before the edit, and a C2PA manifest signs it.
 _LAYOUT = {
     *range(0x00FE, 0x0104), 0x0106, 0x0107, 0x0108, 0x0109, 0x010A, 0x0111, *range(0x0115, 0x011A),
     0x011C, 0x0120, 0x0121, 0x0122, 0x0123, 0x0124, 0x0125, 0x012D, 0x013D, *range(0x0140, 0x014B),
     0x0152, 0x0153, 0x0154, 0x0155, 0x0156, 0x015B, *range(0x0200, 0x0210),
-    *range(0x0211, 0x0215), _PHOTOSHOP_LAYERS,
+    *range(0x0211, 0x0215), _PHOTOSHOP_LAYERS, _C2PA,
 }  # fmt: skip
 _UNIT_BYTES = {3: 2, 8: 2, 4: 4, 5: 4, 9: 4, 10: 4, 11: 4, 13: 4, 12: 8}
 
@@ -72,34 +63,45 @@ def _swapped(value: bytes, kind: int, order: str) -> bytes:
     return b"".join(value[i : i + unit][::-1] for i in range(0, len(value), unit))
 
 
+def tiff_value(tags: tuple[Tag, ...], tag: int) -> bytes | None:
+    """Return the bytes of a tag that is no directory, None without it."""
+    value = next((t.value for t in tags if t.tag == tag), None)
+    return value if isinstance(value, bytes) else None
+
+
+def tiff_facts(tags: tuple[Tag, ...]) -> tuple[int, bytes | None, bytes | None]:
+    """Return (orientation, XMP, ICC profile) of a TIFF's tags."""
+    stored = tiff_value(tags, ORIENTATION)
+    orientation = struct.unpack_from("<H", stored)[0] if stored and len(stored) >= 2 else 1
+    return orientation, tiff_value(tags, _XMP), tiff_value(tags, _ICC)
+
+
+def tiff_dropped(data: bytes) -> tuple[str, ...]:
+    """Return, in words, what the first page of a TIFF holds that an edited one cannot."""
+    block = Block(data)
+    held = {entry.tag for entry in block.read(block.unpack("I", 4)[0])[0]}
+    named = {_PHOTOSHOP_LAYERS: "Photoshop layers", _C2PA: "Content Credentials (C2PA)"}
+    return tuple(words for tag, words in named.items() if tag in held)
+
+
 def edit_tags(
-    tags: tuple[Tag, ...], *, software: str, xmp: bytes | None, turned: bool, strip_gps: bool
+    tags: tuple[Tag, ...], *, software: str, xmp: bytes | None, strip_gps: bool
 ) -> tuple[Tag, ...]:
-    """Return the tags of the edited photo: upright, Software and XMP set, GPS left out if asked."""
+    """Return the tags of the edited photo: Software and XMP set, GPS left out if asked."""
     by_tag = {tag.tag: tag for tag in tags}
-    if turned and EXIF_IFD in by_tag:
-        by_tag[EXIF_IFD] = by_tag[EXIF_IFD]._replace(value=_turned(by_tag[EXIF_IFD].value))
     name = software.encode("ascii", "replace") + b"\0"
     by_tag[SOFTWARE] = Tag(SOFTWARE, 2, len(name), name)
-    if ORIENTATION in by_tag:
-        by_tag[ORIENTATION] = Tag(ORIENTATION, 3, 1, struct.pack("<H", 1))
+    by_tag.pop(_XMP, None)
     if xmp:
         by_tag[_XMP] = Tag(_XMP, 1, len(xmp), xmp)
     if _PHOTOSHOP in by_tag:
         value = by_tag[_PHOTOSHOP].value
         assert isinstance(value, bytes)
-        resources = without_thumbnail(value)
+        resources = edit_resources(value, strip_gps=strip_gps)
         by_tag[_PHOTOSHOP] = by_tag[_PHOTOSHOP]._replace(length=len(resources), value=resources)
     if strip_gps:
         by_tag.pop(GPS_IFD, None)
     return tuple(by_tag.values())
-
-
-def _turned(tags: "bytes | tuple[Tag, ...]") -> tuple[Tag, ...]:
-    """Return an EXIF directory with the picture's width and height in each other's places."""
-    assert isinstance(tags, tuple)
-    other = {PIXEL_X: PIXEL_Y, PIXEL_Y: PIXEL_X}
-    return tuple(tag._replace(tag=other.get(tag.tag, tag.tag)) for tag in tags)
 
 
 def write_tags(encoded: bytes, tags: tuple[Tag, ...]) -> bytes:

@@ -9,6 +9,9 @@ from PIL import Image, ImageFile
 
 from doodl.errors import UnreadablePhotoError
 from doodl.thumbnails import thumbnail
+from tests.doodl.photo_files import exif_block, picture
+from tests.doodl.test_images_deep import FILES, stored
+from tests.doodl.test_images_heif import displayed, heic
 from tests.photos import jpeg
 
 
@@ -25,6 +28,24 @@ def test_sixteen_bit_grey_keeps_its_tones(container):
     assert small.shape == (50, 100, 3)
     expected = np.linspace(0, 255, 100)
     assert np.abs(small.mean((0, 2)) - expected).max() < 3
+
+
+@pytest.mark.parametrize("make", [f for n, f in FILES.items() if "RGB" in n], ids=str)
+def test_sixteen_bit_colour_shows_as_eight(make):
+    data = make()
+    shown = as_image(thumbnail(data, side_px=96)).astype(float)
+    colours = stored(data)[:, :, :3] / 257
+    if stored(data).shape[2] == 4:  # on white
+        alpha = stored(data)[:, :, 3:] / 65535
+        colours = colours * alpha + 255 * (1 - alpha)
+    assert np.abs(shown - colours).mean() < 4  # JPEG at 85 of a noisy picture
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_heic_is_shown_upright(orientation):
+    data = heic(picture(), exif=b"Exif\0\0" + exif_block(orientation))
+    shown = as_image(thumbnail(data, side_px=96)).astype(float)
+    assert np.abs(shown - displayed(data)).mean() < 4
 
 
 def test_thumbnail_is_at_most_as_asked():

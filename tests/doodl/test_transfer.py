@@ -1,7 +1,6 @@
 """The local transfer: exact where nothing changed, true where much did, small and fast."""
 
 import io
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from doodl.transfer import TransferFit, apply_transfer, apply_transfer_to_pixels, fit_transfer
+from doodl.transfer import (
+    TransferFit,
+    apply_transfer,
+    apply_transfer_to_pixels,
+    enlarge_to_pixels,
+    fit_transfer,
+)
 
 FULL = Path(__file__).parents[3] / "shared" / "photos" / "full"
 SAMPLES = Path(__file__).parents[2] / "doodl" / "samples"
@@ -203,19 +208,44 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
     assert float((gradient * step).sum()) == pytest.approx(float(slope), rel=2e-2)
 
 
-def test_the_fit_and_the_full_resolution_pass_are_cheap() -> None:
-    """Loose bounds for a busy machine; measured on one quiet thread: 2 ms, and 0.4 s for 12 MP."""
-    before = torch.rand(1, 3, 128, 192) * 2 - 1
-    fit = TransferFit(before)
-    transfer = fit.fit(before * 0.9)
-    start = time.perf_counter()
-    for _ in range(10):
-        transfer = fit.fit(before * 0.9)
-    assert (time.perf_counter() - start) / 10 < 0.03
-    pixels = np.zeros((2000, 3000, 3), np.uint8)
-    start = time.perf_counter()
-    apply_transfer_to_pixels(transfer, pixels)
-    assert time.perf_counter() - start < 2
+def test_a_sixteen_bit_photo_gets_the_same_change_finer() -> None:
+    pixels = _photo(longer_px=300)
+    before = _image(_small(pixels))
+    transfer = fit_transfer(before, before * 0.8 + 0.1)
+    deep = pixels.astype(np.uint16) * 257
+    changed = apply_transfer_to_pixels(transfer, deep)
+    assert changed.dtype == np.uint16
+    shallow = apply_transfer_to_pixels(transfer, pixels).astype(np.float64)
+    # each is rounded to its own level, so they differ by half of an 8-bit one
+    assert np.abs(changed / 257 - shallow).max() <= 0.51
+    assert len(np.unique(changed)) > 4 * len(np.unique(shallow))
+    assert np.array_equal(apply_transfer_to_pixels(transfer, deep, strength=0), deep)
+
+
+def test_detail_is_added_where_it_lies_and_scales_with_the_strength() -> None:
+    pixels = np.full((300, 420, 3), 100, np.uint8)
+    before = torch.zeros(1, 3, 64, 96)
+    nothing = fit_transfer(before, before)
+    detail = torch.zeros(3, 64, 96)
+    detail[0, 32, 48] = 0.4
+    for strength in (1.0, 0.5):
+        changed = apply_transfer_to_pixels(nothing, pixels, strength=strength, detail=detail)
+        where = np.unravel_index(changed[:, :, 0].argmax(), (300, 420))
+        # the middle of row 32 of 64 in 300, of column 48 of 96 in 420, to half a sample
+        assert np.abs(np.array(where) - [32.5 / 64 * 300, 48.5 / 96 * 420]).max() < 2.5
+        peak = changed[:, :, 0].max() - 100.0
+        assert peak == pytest.approx(127.5 * 0.4 * strength, abs=2)
+        assert (changed[:, :, 1:] == 100).all()
+
+
+def test_an_enlarged_image_passes_through_its_own_pixels() -> None:
+    image = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    same = enlarge_to_pixels(image, np.zeros((40, 56, 3), np.uint8))
+    expected = ((image + 1) * 127.5).round().permute(1, 2, 0).numpy()
+    assert np.abs(same - expected).max() <= 1e-3
+    thrice = enlarge_to_pixels(image, np.zeros((120, 168, 3), np.uint16))
+    centres = ((image + 1) * 32767.5).permute(1, 2, 0).numpy()
+    assert np.abs(thrice[1::3, 1::3] - centres).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -230,7 +260,7 @@ def test_the_fit_and_the_full_resolution_pass_are_cheap() -> None:
             lambda b: apply_transfer_to_pixels(fit_transfer(b, b), np.zeros((9, 9, 3), np.uint8)),
             "photos",
         ),
-        (lambda b: apply_transfer_to_pixels(fit_transfer(b, b)[0], np.zeros((9, 9))), "uint8"),
+        (lambda b: apply_transfer_to_pixels(fit_transfer(b, b)[0], np.zeros((9, 9))), "uint16"),
     ],
 )
 def test_a_wrong_argument_is_named(call, message) -> None:  # type: ignore[no-untyped-def]

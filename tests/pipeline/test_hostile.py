@@ -55,9 +55,10 @@ BAD = {
     "one pixel.png": saved(Image.new("RGB", (1, 1)), "PNG"),
     "animated.gif": animated_gif(),
     "bomb.png": png(30_000, 30_000, 8, b"\0" * 100),
-    "deep.png": png_16_bit(),
+    "float.tif": saved(Image.fromarray(pixels(2)[:, :, 0].astype(np.float32)), "TIFF"),
 }
 GOOD = {
+    "deep.png": png_16_bit(),
     "cmyk.jpg": saved(Image.fromarray(pixels(3)).convert("CMYK"), "JPEG"),
     "palette.png": saved(Image.fromarray(pixels(4)).quantize(32), "PNG", transparency=0),
     "grey.jpg": saved(Image.fromarray(pixels(5)).convert("L"), "JPEG"),

@@ -20,15 +20,13 @@ All images here are (B, 3, h, w) in [-1, 1].
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
-_CHANNELS = 5  # of the guide g
+from doodl.transfer.guide import CHANNELS, guide_of, luminance
+
 _NODES_PER_RADIUS = 2  # a Gaussian of standard deviation σ is well sampled at σ/2
 _FRAME_RIDGE = 1 / 8  # of eps: the whole frame holds many colours
-_TILE_WIDTH_PX = 512  # with 64 rows a tile and its coefficients take 3 MB: about a core's cache
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class TransferFit:
         )
         # Second moments are differences of nearly equal numbers on flat photos: float64 once,
         # float32 in the loop.
-        guide = _guide(self._before.double())
+        guide = guide_of(self._before.double())
         products = _outer(guide, guide)
         mean, frame_mean = self._window_means(guide), guide.mean((2, 3), keepdim=True)
         covariance = self._window_means(products) - _outer(mean, mean)
@@ -136,11 +134,11 @@ class TransferFit:
         """
         if not any(self.grey):
             return image
-        luminance = _luminance(image).expand_as(image)
+        lightness = luminance(image).expand_as(image)
         if all(self.grey):
-            return luminance
+            return lightness
         mask = torch.tensor(self.grey, device=image.device).view(-1, 1, 1, 1)
-        return torch.where(mask, luminance, image)
+        return torch.where(mask, lightness, image)
 
     def _window_means(self, image: Tensor) -> Tensor:
         rows, columns = (window.to(image.dtype) for window in self._windows)
@@ -159,93 +157,6 @@ def fit_transfer(
     return TransferFit(before, radius=radius, eps=eps, grey=grey).fit(after)
 
 
-def apply_transfer(transfer: LocalAffine, image: Tensor, *, strength: float = 1.0) -> Tensor:
-    """Return `image` with the change made, not clamped; differentiable in both arguments.
-
-    Args:
-        image: (B, 3, h, w) in [-1, 1], at any resolution of the frames the fit was made on.
-        strength: 0 leaves the image as it is, 1 makes the whole change.
-    """
-    batch, _, height, width = image.shape
-    grid = transfer.coefficients
-    rows = _spline_weights(height, grid.shape[2], image.device)
-    columns = _spline_weights(width, grid.shape[3], image.device)
-    if grid.shape[0] != batch:
-        raise ValueError(f"a transfer of {grid.shape[0]} photos got {batch} images")
-    slope, offset = (rows @ (grid @ columns.T)).split((3 * _CHANNELS, 3), dim=1)
-    change = (slope.unflatten(1, (3, -1)) * _guide(image.float())[:, None]).sum(2) + offset
-    return image + strength * change.to(image.dtype)
-
-
-@torch.no_grad()
-def apply_transfer_to_pixels(
-    transfer: LocalAffine,
-    pixels: np.ndarray,
-    *,
-    strength: float = 1.0,
-    tile_rows: int = 64,
-) -> np.ndarray:
-    """Return the full-resolution pixels with the change made, rounded and clipped to uint8.
-
-    Works in tiles: beyond input and output it holds a few MB, whatever the photo's size. Runs on
-    torch's intra-op threads.
-
-    Args:
-        transfer: of one photo (a batch of one).
-        pixels: (H, W, 3) uint8. With a grey transfer they have R = G = B, and keep it exactly.
-        strength: 0 returns a copy of the input, 1 makes the whole change.
-    """
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; they must be (H, W, 3) uint8")
-    if len(transfer.grey) != 1:
-        raise ValueError(f"a transfer of {len(transfer.grey)} photos got one; take transfer[i]")
-    if strength == 0:
-        return pixels.copy()
-    grid = 127.5 * strength * transfer.detach().coefficients[0]
-    slope, offset = grid[: 3 * _CHANNELS].unflatten(0, (3, -1)), grid[3 * _CHANNELS :]
-    grey = transfer.grey[0]
-    if grey:  # the three colours are one: add up what it contributes, and compute it once
-        slope = torch.cat([slope[:1, :3].sum(1, keepdim=True), slope[:1, 3:]], dim=1)
-        offset, pixels = offset[:1], pixels[:, :, :1]
-
-    height, width, colours = pixels.shape
-    rows = _spline_weights(height, grid.shape[1], grid.device)
-    columns = _spline_weights(width, grid.shape[2], grid.device)
-    grid = torch.cat([slope.flatten(0, 1), offset])
-    source = torch.from_numpy(np.ascontiguousarray(pixels))
-    result = torch.empty_like(source)
-    for top in range(0, height, tile_rows):
-        strip = slice(top, min(top + tile_rows, height))
-        across = rows[strip] @ grid  # (coefficients, rows of the tile, columns of the grid)
-        for left in range(0, width, _TILE_WIDTH_PX):
-            part = slice(left, min(left + _TILE_WIDTH_PX, width))
-            weights = columns[part]
-            used = weights.any(0).nonzero()
-            near = slice(int(used[0]), int(used[-1]) + 1)
-            sliced = across[:, :, near] @ weights[:, near].T
-            tile = source[strip, part].permute(2, 0, 1).float()
-            guide = _guide((tile / 127.5 - 1)[None])[0]
-            for i in range(colours):
-                changed = sliced[colours * len(guide) + i].add_(tile[i])
-                for j in range(len(guide)):
-                    changed.addcmul_(sliced[len(guide) * i + j], guide[j])
-                result[strip, part, i] = changed.round_().clamp_(0, 255).byte()
-    return np.repeat(result.numpy(), 3, axis=2) if grey else result.numpy()
-
-
-def _luminance(image: Tensor) -> Tensor:
-    """Return (B, 1, h, w) luminance of (B, 3, h, w) colours."""
-    red, green, blue = image.split(1, dim=1)
-    return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
-
-
-def _guide(image: Tensor) -> Tensor:
-    """Return g(x): the colours (three, or one of a grey photo), L² and L³."""
-    luminance = _luminance(image) if image.shape[1] == 3 else image
-    square = luminance * luminance
-    return torch.cat([image, square, square * luminance], dim=1)
-
-
 def _outer(a: Tensor, b: Tensor) -> Tensor:
     """Return a bᵀ per pixel, its two axes flattened row by row."""
     return (a[:, :, None] * b[:, None]).flatten(1, 2)
@@ -258,8 +169,8 @@ def _matmul(slope: Tensor, square: Tensor) -> Tensor:
 
 def _ridge_inverse(covariance: Tensor, eps: float) -> Tensor:
     """Return (C + eps I)^-1 as (B, 5, 5, rows, columns), float32."""
-    matrices = covariance.unflatten(1, (_CHANNELS, _CHANNELS)).permute(0, 3, 4, 1, 2)
-    ridge = eps * torch.eye(_CHANNELS, dtype=covariance.dtype, device=covariance.device)
+    matrices = covariance.unflatten(1, (CHANNELS, CHANNELS)).permute(0, 3, 4, 1, 2)
+    ridge = eps * torch.eye(CHANNELS, dtype=covariance.dtype, device=covariance.device)
     return torch.linalg.inv(matrices + ridge).permute(0, 3, 4, 1, 2).float()
 
 
@@ -277,20 +188,3 @@ def _smoothing(nodes: int, spread_nodes: float, device: torch.device) -> Tensor:
     index = torch.arange(nodes, dtype=torch.float64)
     weights = torch.exp(-0.5 * ((index[:, None] - index) / spread_nodes) ** 2)
     return (weights / weights.sum(1, keepdim=True)).float().to(device)
-
-
-def _spline_weights(size_px: int, nodes: int, device: torch.device) -> Tensor:
-    """Return (size_px, nodes) uniform cubic B-spline weights: smooth to the second derivative.
-
-    Bilinear weights would put a kink at every grid line, which shows as bands in a clear sky.
-    """
-    places = (torch.arange(size_px, dtype=torch.float64) + 0.5) / size_px * (nodes - 1)
-    index = torch.arange(-1, nodes + 1, dtype=torch.float64)
-    distance = (places[:, None] - index).abs()
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = (2 - distance).clamp(min=0) ** 3 / 6
-    weights = torch.where(distance < 1, near, far)
-    # The nodes just outside the frame repeat the border's.
-    weights[:, 1] += weights[:, 0]
-    weights[:, -2] += weights[:, -1]
-    return weights[:, 1:-1].contiguous().float().to(device)
