@@ -138,6 +138,11 @@ class JobSpec:
             raise ValueError(f"seed (={self.seed}) must fit in 64 bits.")
         if not 1 <= self.num_seeds <= MAX_SEEDS or (self.seed or 0) + self.num_seeds > 2**63:
             raise ValueError(f"num_seeds (={self.num_seeds}) must be in 1..{MAX_SEEDS}.")
+        for text in (*self.prompts, self.negative_prompt):
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # bytes of a shell that are no text
+                raise ValueError(f"prompt {text!r} is not valid UTF-8.") from None
         for name in ("width_px", "height_px"):
             side = getattr(self, name)
             if side and not 32 <= side <= MAX_SIDE_PX:

@@ -108,7 +108,7 @@ def test_personalize_takes_subjects_and_names_those_it_cannot_read(tmp_path, mon
 def test_invert_there_and_back(tmp_path, monkeypatch, capsys):
     photos = collection(tmp_path / "photos", 2)
     (photos / "bad.jpg").write_bytes(b"no photo")
-    line = ["--runner", "inline", "--set", "sampler.num_inference_steps=10"]
+    line = ["--runner", "inline", "--set", "sampler.num_inference_steps=4"]
     out = tmp_path / "inverted"
     code, _, err = doodl_batch(monkeypatch, capsys, "invert", photos, "--out", out, *line)
     assert code == exits.ROWS_FAILED, err

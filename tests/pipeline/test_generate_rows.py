@@ -331,6 +331,7 @@ def test_the_facts_of_a_job_name_its_guides_and_no_direction(tmp_path):
     [
         ({"num_seeds": 0}, "num_seeds"),
         ({"width_px": 5}, "width_px"),
+        ({"negative_prompt": "\udcff"}, "not valid UTF-8"),
         ({"height_px": 100_000}, "height_px"),
         ({"image_format": "gif"}, "image_format"),
         ({"safety_checker": "maybe"}, "safety_checker"),
