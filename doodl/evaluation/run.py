@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -230,13 +231,18 @@ def _workers(count: int) -> Iterator[Submit]:
         yield _run_here
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads,
-                               initargs=(1,))  # fmt: skip
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker)
     try:
         yield pool.submit
     finally:
         # Rows in work are given up after a Ctrl-C or an error; those finished are kept.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    # A Ctrl-C reaches the workers too: they shall end, and leave the telling to the parent.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class _Deferred(Future[Any]):
