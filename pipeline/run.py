@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import secrets
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +22,7 @@ import pyarrow.compute as pc
 from manifests.commits import OutputFolder
 from manifests.identity import params_fingerprint
 from manifests.ledger import Ledger
-from manifests.plan import DEFERRED, Plan
+from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
 from manifests.schemas import DONE_STATUSES, extra_schema
 from pipeline.collection import standing
@@ -28,13 +34,16 @@ from pipeline.errors import (
     UnusableEnvironmentError,
 )
 from pipeline.feed import Feeder
+from pipeline.hardware import device_name
 from pipeline.inputs import load_input
-from pipeline.observers import Observer, Silent
+from pipeline.metrics import RunMetrics
+from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
 from pipeline.plan import RunChoice, job_record, make_plan, work_items
 from pipeline.pools import InlinePool, Pool
+from pipeline.runlog import RunLog
 from pipeline.signals import StopRequest
-from pipeline.spec import JobSpec, model_revision
+from pipeline.spec import JobSpec, model_revision, version
 from pipeline.stages import CommitRows, writing_output
 
 _log = logging.getLogger(__name__)
@@ -53,7 +62,7 @@ class RunSummary:
 
     Attributes:
         counts: rows of the manifest by status, and `pending`.
-        computed, copied: rows done in this run.
+        computed, copied: rows done in this run. statuses: those computed, by status.
         exit_code: 0 no row failed, and none is pending but by --limit, --since or --only-failed;
             3 some are; 4 breaker, 6 output not writable, 7 disk full, 8 bound of GPU hours
             reached, 130/143 signals.
@@ -64,6 +73,7 @@ class RunSummary:
     counts: dict[str, int] = field(default_factory=dict)
     computed: int = 0
     copied: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     exit_code: int = 0
     stopped_by: str | None = None
@@ -91,16 +101,21 @@ class _Run:
     def __init__(
         self, spec: JobSpec, choice: RunChoice, observer: Observer, folder: OutputFolder
     ) -> None:
-        self.spec, self.choice, self.observer, self.folder = spec, choice, observer, folder
+        self.spec, self.choice, self.folder = spec, choice, folder
+        self.observer = Broadcast(observer)
         self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self.summary = RunSummary(spec.out, self.run_id)
         self.fingerprint = params_fingerprint(spec.params())
         self.stop = StopRequest()
+        self.log: RunLog | None = None
         self._compacted_at = self._flushed_at = self._told_at = time.monotonic()
 
     def run(self, inputs: pa.Table) -> RunSummary:
         started = time.monotonic()
-        with self.stop.installed(), self.folder.ledger(self.run_id) as ledger:
+        ledger = self.folder.ledger(
+            self.run_id, model=self.spec.model, params_fingerprint=self.fingerprint
+        )
+        with self.stop.installed(), self._recorded(started), ledger:
             plan, job = self._open(inputs)
             commit = CommitRows(self.spec, self.fingerprint, job)
             feeder = Feeder(self.spec, self.choice, commit, ledger, self.observer, self.stop)
@@ -115,13 +130,55 @@ class _Run:
                 self.summary.exit_code, self.summary.stopped_by = reason.exit_code, str(reason)
             finally:
                 self._settle(plan, feeder)
-        self.summary.seconds = time.monotonic() - started
         return self.summary
+
+    @contextmanager
+    def _recorded(self, started: float) -> Iterator[None]:
+        """Log how the body ends, in order or not, and close the log."""
+        try:
+            yield
+        except SystemExit as end:  # a signal before there was a plan
+            self.observer.event(
+                "finished", exit_code=end.code, seconds=round(time.monotonic() - started, 3),
+                stopped_by="stopped while the photos were being read",
+            )  # fmt: skip
+            raise
+        except BaseException as error:
+            self.observer.event(
+                "crashed", error_type=type(error).__name__, error=str(error),
+                seconds=round(time.monotonic() - started, 3),
+            )  # fmt: skip
+            raise
+        else:
+            summary = self.summary
+            summary.seconds = time.monotonic() - started
+            self.observer.event(
+                "finished", exit_code=summary.exit_code, seconds=round(summary.seconds, 3),
+                computed=summary.computed, copied=summary.copied, rows=summary.statuses,
+                counts=summary.counts, stopped_by=summary.stopped_by,
+            )  # fmt: skip
+        finally:
+            if self.log is not None:
+                self.log.close()
+
+    def _open_log(self) -> None:
+        """Begin the log, once the folder is known to be this job's."""
+        spec, choice = self.spec, dataclasses.asdict(self.choice)
+        self.log = RunLog(self.folder.storage, self.run_id)
+        self.observer.recorders += [self.log, RunMetrics(Path(spec.out).name)]
+        self.observer.event(
+            "started", version=version(), task=spec.task, model=spec.model,
+            model_revision=spec.model_revision, params_fingerprint=self.fingerprint,
+            device=spec.device, device_name=device_name(spec.device), runner=spec.runner,
+            workers=spec.num_workers, batch_size=spec.batch_size, node=socket.gethostname(),
+            pid=os.getpid(), choice={k: v for k, v in choice.items() if v not in (None, False)},
+        )  # fmt: skip
 
     def _open(self, inputs: pa.Table) -> tuple[Plan, dict[str, Any]]:
         spec, folder = self.spec, self.folder
         extras = extra_schema(inputs.schema)
         job = folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
+        self._open_log()
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(
@@ -139,6 +196,9 @@ class _Run:
 
         plan = make_plan(spec, self.choice, folder, inputs, progress=hashing)
         folder.write_manifest(plan.table.drop_columns(["source_row_id", "source_pending"]))
+        counts = {state: count for state, count in plan.counts.items() if count}
+        compute = sum(plan.counts[state] for state in COMPUTED)
+        self.observer.event("planned", counts=counts, compute=compute, orphans=plan.num_orphans)
         folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
         return plan, job
 
@@ -187,6 +247,7 @@ class _Run:
         todo = plan.to_compute()
         total = todo.num_rows + len(orphaned)
         self.observer.start(total)
+        self.observer.event("loading", rows=total)
         if total == 0 or not feeder.going_on:
             return
         self._check_space(todo)
@@ -244,7 +305,7 @@ class _Run:
         except OSError as error:
             # Staged rows are committed all the same; the next run publishes them.
             _log.warning("compaction put off: %s", error)
-        self.summary.computed = feeder.computed
+        self.summary.computed, self.summary.statuses = feeder.computed, dict(feeder.statuses)
         counts = self.summary.counts = standing(plan.table, self.folder.done())
         left_undone = counts["pending"] - plan.counts[DEFERRED]
         if self.stop.signal is not None:
@@ -255,5 +316,9 @@ class _Run:
             self.summary.stopped_by = f"--max-gpu-hours {self.choice.max_gpu_hours:g} is spent"
         elif self.summary.exit_code == 0 and (counts["failed"] or left_undone > 0):
             self.summary.exit_code = 3
+        if self.summary.stopped_by is not None:
+            self.observer.event(
+                "stopped", reason=self.summary.stopped_by, exit_code=self.summary.exit_code
+            )
         if counts["pending"] == 0:
             self.folder.close_redo()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doodl.errors import DoodlError
@@ -26,6 +27,8 @@ from pipeline.errors import (
     PipelineError,
     output_error,
 )
+from pipeline.hardware import device_name
+from pipeline.metrics import WorkerMeter, device_memory_bytes
 from pipeline.outcomes import Outcome, WorkItem
 from pipeline.spec import JobSpec, version
 
@@ -82,6 +85,7 @@ class EditPhotos:
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
         self.editor: PhotoEditor | None = None
+        self.meter = WorkerMeter(Path(spec.out).name, spec.device)
 
     def setup(self) -> None:
         """Load the models, once per worker. Raises: ModelError."""
@@ -130,7 +134,10 @@ class EditPhotos:
         assert self.editor is not None
         every = self.spec.checkpoint_every
 
+        self.meter.begin()
+
         def on_iteration(index: int, state: Any) -> None:
+            self.meter.iteration()
             if every and state.stop_reason is None and state.iteration % every == 0:
                 save_checkpoint(items[index].work_key, state_to_bytes(state))
 
@@ -227,7 +234,7 @@ class RowProcessor:
         self.decode = DecodePhotos(spec)
         self.edit = EditPhotos(spec)
         self.commit = CommitRows(spec, fingerprint, job)
-        self.device = spec.device
+        self.device, self._device_name = spec.device, device_name(spec.device)
 
     def setup(self) -> None:
         """Load the models. Raises: whatever keeps them from loading; no row is charged for it."""
@@ -303,11 +310,11 @@ class RowProcessor:
             error_type=error_type,
             error_message=error_message,
             edit_seconds=(finished - started).total_seconds(),
-            peak_memory_bytes=_peak_memory_bytes(),
+            peak_memory_bytes=_peak_memory_bytes(self.device),
             started_at=started,
             finished_at=finished,
             node=socket.gethostname(),
-            device=self.device,
+            device=self._device_name,
         )
 
 
@@ -340,6 +347,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _peak_memory_bytes() -> int:
+def _peak_memory_bytes(device: str) -> int:
+    if device != "cpu":
+        return device_memory_bytes(device, peak=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
