@@ -59,12 +59,14 @@ def make_command(
     check: bool = True,
     environment: Sequence[str] = (),
     env_file: Path | None = None,
+    capture_here: bool = True,
 ) -> tuple[Command, list[str]]:
     """Return the command of `enhance`'s words, and lines about what it leaves out.
 
     Args:
         check: build the job as the run will, so that what makes no sense is said now.
-        environment: names of further variables to keep. env_file: see `Command`.
+        environment: further variables to keep, by NAME, or as NAME=value. env_file: see `Command`.
+        capture_here: keep this machine's ENVIRONMENT; only what is named otherwise.
     Raises: UsageError, and whatever building the job raises.
     """
     enhance = _enhance()
@@ -90,35 +92,28 @@ def make_command(
     if check:
         with _usage_errors():
             enhance.main(["--check", *arguments], "doodl-batch enhance", standalone_mode=False)
-    kept, lines = capture(environment, has_file=env_file is not None)
+    kept, lines = capture(
+        environment, has_file=env_file is not None, names=ENVIRONMENT if capture_here else ()
+    )
     file = None if env_file is None else private_file(env_file)
     return Command(("enhance", *arguments), str(photos), str(out), kept, file), lines
 
 
 def capture(
-    names: Sequence[str] = (), *, has_file: bool = False
+    asked: Sequence[str] = (), *, has_file: bool = False, names: Sequence[str] = ENVIRONMENT
 ) -> tuple[dict[str, str], list[str]]:
     """Return the variables to keep, and a line for each that is set here and not kept.
 
+    Args:
+        asked: NAME or NAME=value. names: kept if they are set.
     Raises: UsageError for a name asked for that holds a secret, or is not set.
     """
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"--env {name!r} must be the name of a variable that is set here.")
-        if _SECRET.search(name):
-            raise UsageError(
-                f"--env {name}: secrets are not written into schedules; put the line {name}=... "
-                "into a file that only you can read (chmod 600) and name it with --env-file."
-            )
-        if name not in os.environ:
-            raise UsageError(f"--env {name} is not set here; set it, or leave it out.")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    found |= dict(_asked(word) for word in asked)
     kept, lines = {}, []
-    for name in dict.fromkeys((*ENVIRONMENT, *names)):
-        value = os.environ.get(name)
-        if value is None:
-            continue
-        if "\n" in value or "\x00" in value:
-            lines.append(f"{name} is left out: its value has several lines")
+    for name, value in found.items():
+        if not value.isprintable():
+            lines.append(f"{name} is left out: its value is not one line of text")
         elif "proxy" in name.lower() and "@" in value:
             lines.append(f"{name} is left out: it holds a password; use --env-file")
         else:
@@ -131,6 +126,20 @@ def capture(
             if name in os.environ
         ]
     return kept, lines
+
+
+def _asked(word: str) -> tuple[str, str]:
+    name, given, value = word.partition("=")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--env {name!r} must be a variable's NAME, or NAME=value.")
+    if _SECRET.search(name):
+        raise UsageError(
+            f"--env {name}: secrets are not written into schedules; put the line {name}=... "
+            "into a file that only you can read (chmod 600) and name it with --env-file."
+        )
+    if not given and name not in os.environ:
+        raise UsageError(f"--env {name} is not set here; set it, or give it as {name}=value.")
+    return name, value if given else os.environ[name]
 
 
 def private_file(path: Path) -> str:
