@@ -81,6 +81,8 @@ def make_command(
                 f"--{name} would compute everything again each time; run it once by hand."
             )
     photos: Path = context.params["photos"]
+    if check and not photos.exists():
+        raise UsageError(f"{photos} does not exist; give a folder of photos or a manifest.")
     out = context.params["out"] or _default_out(photos)
     arguments = [f"--out={out}"]
     for parameter in enhance.params:
