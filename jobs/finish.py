@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import time
@@ -14,6 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.exits import UsageError
+from pipeline.collection import OutputView
+from pipeline.history import past_runs
 from pipeline.run import RunSummary
 
 COMMAND_SECONDS = 600.0
@@ -61,6 +62,21 @@ def counts_only(summary: RunSummary) -> dict[str, Any]:
         "rows": dict(summary.statuses),
         "counts": dict(summary.counts),
     }
+
+
+def summary_of(out: str, exit_code: int) -> RunSummary:
+    """Return the summary of a folder's last run, from what it left there: one that ran elsewhere.
+
+    Raises: ManifestError if the folder holds no job.
+    """
+    counts, runs = OutputView(out).counts() or {}, past_runs(out, 1)
+    if not runs:
+        return RunSummary(out, "", counts, exit_code=exit_code)
+    run = runs[0]
+    return RunSummary(
+        out, run.run_id, counts, computed=run.computed, copied=run.copied, statuses=run.rows,
+        seconds=run.seconds or 0.0, exit_code=exit_code, stopped_by=run.stopped_by,
+    )  # fmt: skip
 
 
 def tell(target: str, summary: RunSummary, report: str | None = None) -> str | None:
@@ -118,7 +134,6 @@ def _run(target: str, facts: Mapping[str, Any]) -> str | None:
             stdout=2,
             timeout=COMMAND_SECONDS,
             check=False,
-            env={**os.environ, "DOODL_EXIT_CODE": str(facts["exit_code"])},
         )
     except subprocess.TimeoutExpired:
         return f"--on-finish {words[0]}: no end after {COMMAND_SECONDS:g} s, so it was killed"

@@ -14,7 +14,7 @@ def show_history(out: Path, limit: int, *, as_json: bool) -> int:
     """Print an output folder's runs, newest first, and return an exit code."""
     runs = past_runs(str(out), limit)
     if as_json:
-        console.print_json([{**asdict(run), "computed": run.computed} for run in runs])
+        console.print_json([asdict(run) for run in runs])
         return exits.OK
     if not runs:
         console.say("no run has been made yet")

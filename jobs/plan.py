@@ -11,6 +11,7 @@ from jobs.enhance import job_spec, run_choice
 from manifests.commits import OutputFolder
 from manifests.plan import COMPUTED, COPY, DEFERRED, DONE, FAILED, INVALID, Plan
 from pipeline.estimate import Calibration, Estimate, estimate, from_ledger, probe, workers_of
+from pipeline.models import resolve_device
 from pipeline.plan import preview_plan
 from pipeline.spec import SHIPPED_MODEL, JobSpec
 
@@ -42,6 +43,7 @@ def show_plan(
     """
     if price_per_hour is not None and not price_per_hour >= 0:
         raise exits.UsageError(f"--price-per-hour (={price_per_hour}) must not be negative.")
+    options = {**options, "device": resolve_device(options["device"])}
     spec, why = job_spec(photos, out, options)
     plan = preview_plan(spec, run_choice(choice))
     rows = sum(plan.counts[state] for state in COMPUTED)

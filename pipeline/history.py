@@ -24,7 +24,8 @@ class PastRun:
     Attributes:
         state: finished | running | killed (it has no end, and nobody is at work) | crashed |
             unlogged (an older version's: only its attempts are known).
-        rows: photos this run computed, by status. counts: how the collection stood after it.
+        computed, copied: photos done in this run. rows: the computed and the unreadable, by status.
+        counts: how the collection stood after it.
         seconds: on the clock; None if the run has no end. worker_seconds: spent by its workers.
     """
 
@@ -34,6 +35,7 @@ class PastRun:
     seconds: float | None = None
     worker_seconds: float | None = None
     exit_code: int | None = None
+    computed: int = 0
     copied: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -41,10 +43,6 @@ class PastRun:
     model: str | None = None
     device: str | None = None
     stopped_by: str | None = None
-
-    @property
-    def computed(self) -> int:
-        return sum(self.rows.values())
 
 
 def past_runs(out: str, limit: int | None = None) -> list[PastRun]:
@@ -86,17 +84,18 @@ def _past_run(
     }
     if last is None:
         state = "running" if alive else "killed" if first is not None else "unlogged"
-        return PastRun(run_id, state, rows=rows, **facts)
+        return PastRun(run_id, state, computed=sum(rows.values()), rows=rows, **facts)
     facts |= {
         "seconds": last.get("seconds"),
         "exit_code": last.get("exit_code"),
         "stopped_by": last.get("stopped_by") or last.get("error"),
     }
     if last["event"] == "crashed":
-        return PastRun(run_id, "crashed", rows=rows, **facts)
+        return PastRun(run_id, "crashed", computed=sum(rows.values()), rows=rows, **facts)
     return PastRun(
         run_id,
         "finished",
+        computed=last.get("computed") or 0,
         copied=last.get("copied") or 0,
         rows=last.get("rows") or {},
         counts=last.get("counts") or {},

@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +63,8 @@ class RunSummary:
 
     Attributes:
         counts: rows of the manifest by status, and `pending`.
-        computed, copied: rows done in this run. statuses: those computed, by status.
+        computed, copied: rows done in this run. statuses: those computed, by status, and the
+            rows that could not be (failed).
         exit_code: 0 no row failed, and none is pending but by --limit, --since or --only-failed;
             3 some are; 4 breaker, 6 output not writable, 7 disk full, 8 bound of GPU hours
             reached, 130/143 signals.
@@ -103,11 +105,15 @@ class _Run:
     ) -> None:
         self.spec, self.choice, self.folder = spec, choice, folder
         self.observer = Broadcast(observer)
-        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        now = datetime.now(UTC)
+        # To the millisecond: runs are told in the order of their ids.
+        instant = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
+        self.run_id = f"{instant}-{secrets.token_hex(3)}"
         self.summary = RunSummary(spec.out, self.run_id)
         self.fingerprint = params_fingerprint(spec.params())
         self.stop = StopRequest()
         self.log: RunLog | None = None
+        self.invalid = 0
         self._compacted_at = self._flushed_at = self._told_at = time.monotonic()
 
     def run(self, inputs: pa.Table) -> RunSummary:
@@ -223,6 +229,10 @@ class _Run:
             now = datetime.now(UTC)
             commit.failed(item, kind, message, (now, now))
             self.observer.message(f"failed: {item.row_id}: {message}")
+            self.observer.event(
+                "row", row_id=item.row_id, status="failed", error_type=kind, error=message
+            )
+            self.invalid += 1
             self._now_and_then(None)
 
     def _copy(self, copies: pa.Table, feeder: Feeder, *, pending_sources: bool) -> list[WorkItem]:
@@ -305,7 +315,8 @@ class _Run:
         except OSError as error:
             # Staged rows are committed all the same; the next run publishes them.
             _log.warning("compaction put off: %s", error)
-        self.summary.computed, self.summary.statuses = feeder.computed, dict(feeder.statuses)
+        self.summary.computed = feeder.computed
+        self.summary.statuses = dict(feeder.statuses + Counter(failed=self.invalid))
         counts = self.summary.counts = standing(plan.table, self.folder.done())
         left_undone = counts["pending"] - plan.counts[DEFERRED]
         if self.stop.signal is not None:

@@ -6,14 +6,14 @@ Every event has `at` (ISO 8601, UTC), `event` and `run_id`. The events and their
     planned      counts (rows by state), compute, orphans
     loading      rows: workers are being started for so many
     row          row_id, status, attempt, seconds, worker_seconds, node; failed ones also
-                 error_type, error
+                 error_type, error; those that could not be read have no attempt
     worker_died  reason, rows
     message      text: what a person was told
     stopped      reason, exit_code: a breaker, a full disk, a bound, a signal
     finished     exit_code, seconds, computed, copied, rows (this run's, by status), counts (the
                  collection's, by status), stopped_by
     crashed      error_type, error: the run ended by an error that is no row's
-    truncated    the log is full: rows are no longer logged (the ledger has them all)
+    truncated    the log is full: rows and messages are no longer logged (the ledger has the rows)
 No token and no signed query is written: see `scrub`.
 """
 
@@ -58,7 +58,7 @@ class RunLog:
     for its log's sake.
 
     Args:
-        max_bytes: past it no row is logged; what happens to the run itself always is.
+        max_bytes: past it no row is logged; what happens to the run as a whole always is.
     """
 
     def __init__(self, storage: Storage, run_id: str, *, max_bytes: int = MAX_BYTES) -> None:
@@ -78,7 +78,7 @@ class RunLog:
                 self._file = path.open("ab", buffering=0)
 
     def event(self, name: str, **facts: Any) -> None:
-        if name == "row" and self._full:
+        if self._full and name in ("row", "message"):
             return
         self._write(name, facts)
         if self._left <= 0 and not self._full:
@@ -138,9 +138,10 @@ def read_run(storage: Storage, run_id: str) -> tuple[dict[str, Any] | None, dict
 
     A run that was killed has no end. A line that is no JSON is passed over.
     """
-    lines = storage.read(f"{LOGS}/run={run_id}.jsonl").splitlines()
-    first = next((e for e in map(_parsed, lines[:5]) if e and e["event"] == "started"), None)
-    last = next((e for e in map(_parsed, reversed(lines[-5:])) if e and e["event"] in _ENDS), None)
+    text = storage.read(f"{LOGS}/run={run_id}.jsonl")
+    head, tail = text.split(b"\n", 5)[:5], text.rsplit(b"\n", 5)[-5:]
+    first = next((e for e in map(_parsed, head) if e and e["event"] == "started"), None)
+    last = next((e for e in map(_parsed, reversed(tail)) if e and e["event"] in _ENDS), None)
     return first, last
 
 

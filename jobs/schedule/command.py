@@ -203,6 +203,7 @@ def _as_words(parameter: Any, value: Any) -> list[str]:
     values = value if getattr(parameter, "multiple", False) else [value]
     if parameter.name == "model":
         values = [_model(text) for text in values]
+    values = [v.expanduser().absolute() if isinstance(v, Path) else v for v in values]
     return [f"{option}={text}" for text in values]
 
 

@@ -39,8 +39,12 @@ class Api:
         self._base = f"{server}/apis/ray.io/v1/namespaces/{quote(namespace)}/rayjobs"
         self._account = account
         certificate = account / "ca.crt"
-        self._tls = (
-            ssl.create_default_context(cafile=str(certificate)) if certificate.exists() else None
+        trusted = ssl.create_default_context(
+            cafile=str(certificate) if certificate.exists() else None
+        )
+        # Never through a proxy: the API is inside the cluster.
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
         )
 
     def list(self, label: str, value: str) -> list[dict[str, Any]]:
@@ -65,7 +69,7 @@ class Api:
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30, context=self._tls) as answer:
+        with self._opener.open(request, timeout=30) as answer:
             return json.loads(answer.read())
 
 

@@ -11,7 +11,7 @@ from jobs import enhance, exits, finish
 from jobs.exits import UsageError
 from pipeline.errors import DiskFullError
 from pipeline.plan import RunChoice
-from pipeline.run import RunSummary
+from pipeline.run import RunSummary, run_job
 from tests.photos import collection, jpeg
 from tests.pipeline.conftest import spec_of
 
@@ -153,6 +153,15 @@ def test_a_run_that_could_not_begin_is_told_too(tmp_path, monkeypatch, error, to
     with pytest.raises(type(error)):
         enhance._run(spec, RunChoice(), "", report=False, on_finish="x", as_json=True)
     assert heard == told
+
+
+def test_a_run_that_ran_elsewhere_is_summed_up_from_its_folder(tmp_path):
+    photos = collection(tmp_path / "photos", 2)
+    (photos / "bad.jpg").write_bytes(b"x")
+    spec = spec_of(photos)
+    here = run_job(spec)
+    there = finish.summary_of(spec.out, here.exit_code)
+    assert finish.counts_only(there) == finish.counts_only(here)
 
 
 def test_a_skipped_run_tells_nobody(tmp_path, monkeypatch):

@@ -124,9 +124,13 @@ def test_the_gpu_hours_of_workers_that_died_count_for_the_bound(photos, monkeypa
     attempts = []
     plan = make_plan(spec, RunChoice(), OutputFolder(spec.out), load_input(spec.photos))
     ledger = SimpleNamespace(append=lambda **facts: attempts.append(facts["worker_seconds"]))
-    feeder = Feeder(
-        spec, RunChoice(max_gpu_hours=3.5 / 3600), None, ledger, Broadcast(Silent()), StopRequest()
+    told, events = Broadcast(Silent()), []
+    told.recorders.append(
+        SimpleNamespace(event=lambda name, **facts: events.append(name), load=lambda number: None)
     )
+    bound = RunChoice(max_gpu_hours=3.5 / 3600)
+    feeder = Feeder(spec, bound, None, ledger, told, StopRequest())
     feeder.feed(DyingPool(clock), work_items(plan.to_compute()), lambda: None)
     assert feeder.bound_reached
     assert attempts == [1.0, 1.0, 1.0, 1.0]
+    assert events == ["worker_died"] * 4

@@ -62,6 +62,17 @@ def test_a_run_is_told_from_its_start_to_its_end(photos):
     assert names(events(spec.out, 1)) == ["started", "planned", "loading", "finished"]
 
 
+def test_photos_that_cannot_be_read_are_the_nights_failures(tmp_path, photos):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"image_uri\n{photos / 'p000.jpg'}\n{photos / 'gone.jpg'}\n")
+    spec = spec_of(manifest)
+    run_job(spec)
+    (failed,) = (e for e in events(spec.out) if e.get("status") == "failed")
+    assert failed["error_type"] == "FileNotFoundError"
+    (night,) = past_runs(spec.out)
+    assert (night.computed, night.rows) == (1, {"ok": 1, "failed": 1})
+
+
 def test_a_breaker_and_a_bound_are_named(tmp_path, photos):
     bad = tmp_path / "bad"
     bad.mkdir()
