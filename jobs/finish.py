@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -117,7 +118,7 @@ def _post(target: str, facts: Mapping[str, Any]) -> str | None:
         except urllib.error.HTTPError as error:
             problem = f"it answered {error.code}"
             error.close()
-        except Exception as error:  # the network, the name, the certificate: never the run's fault
+        except (OSError, ValueError, HTTPException) as error:  # the network, the name, TLS
             reason = getattr(error, "reason", error)
             problem = type(reason).__name__ if target in str(reason) else str(reason)
     # Of the address only the host: the rest may hold a token.

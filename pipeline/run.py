@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import os
 import secrets
-import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -35,16 +29,14 @@ from pipeline.errors import (
     UnusableEnvironmentError,
 )
 from pipeline.feed import Feeder
-from pipeline.hardware import device_name
 from pipeline.inputs import load_input
-from pipeline.metrics import RunMetrics
 from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
 from pipeline.plan import RunChoice, job_record, make_plan, work_items
 from pipeline.pools import InlinePool, Pool
-from pipeline.runlog import RunLog
+from pipeline.recording import Recording
 from pipeline.signals import StopRequest
-from pipeline.spec import JobSpec, model_revision, version
+from pipeline.spec import JobSpec, model_revision
 from pipeline.stages import CommitRows, writing_output
 
 _log = logging.getLogger(__name__)
@@ -112,16 +104,15 @@ class _Run:
         self.summary = RunSummary(spec.out, self.run_id)
         self.fingerprint = params_fingerprint(spec.params())
         self.stop = StopRequest()
-        self.log: RunLog | None = None
+        self.recording = Recording(self.observer, self.summary)
         self.invalid = 0
         self._compacted_at = self._flushed_at = self._told_at = time.monotonic()
 
     def run(self, inputs: pa.Table) -> RunSummary:
-        started = time.monotonic()
         ledger = self.folder.ledger(
             self.run_id, model=self.spec.model, params_fingerprint=self.fingerprint
         )
-        with self.stop.installed(), self._recorded(started), ledger:
+        with self.stop.installed(), self.recording.until_end(), ledger:
             plan, job = self._open(inputs)
             commit = CommitRows(self.spec, self.fingerprint, job)
             feeder = Feeder(self.spec, self.choice, commit, ledger, self.observer, self.stop)
@@ -138,53 +129,11 @@ class _Run:
                 self._settle(plan, feeder)
         return self.summary
 
-    @contextmanager
-    def _recorded(self, started: float) -> Iterator[None]:
-        """Log how the body ends, in order or not, and close the log."""
-        try:
-            yield
-        except SystemExit as end:  # a signal before there was a plan
-            self.observer.event(
-                "finished", exit_code=end.code, seconds=round(time.monotonic() - started, 3),
-                stopped_by="stopped while the photos were being read",
-            )  # fmt: skip
-            raise
-        except BaseException as error:
-            self.observer.event(
-                "crashed", error_type=type(error).__name__, error=str(error),
-                seconds=round(time.monotonic() - started, 3),
-            )  # fmt: skip
-            raise
-        else:
-            summary = self.summary
-            summary.seconds = time.monotonic() - started
-            self.observer.event(
-                "finished", exit_code=summary.exit_code, seconds=round(summary.seconds, 3),
-                computed=summary.computed, copied=summary.copied, rows=summary.statuses,
-                counts=summary.counts, stopped_by=summary.stopped_by,
-            )  # fmt: skip
-        finally:
-            if self.log is not None:
-                self.log.close()
-
-    def _open_log(self) -> None:
-        """Begin the log, once the folder is known to be this job's."""
-        spec, choice = self.spec, dataclasses.asdict(self.choice)
-        self.log = RunLog(self.folder.storage, self.run_id)
-        self.observer.recorders += [self.log, RunMetrics(Path(spec.out).name)]
-        self.observer.event(
-            "started", version=version(), task=spec.task, model=spec.model,
-            model_revision=spec.model_revision, params_fingerprint=self.fingerprint,
-            device=spec.device, device_name=device_name(spec.device), runner=spec.runner,
-            workers=spec.num_workers, batch_size=spec.batch_size, node=socket.gethostname(),
-            pid=os.getpid(), choice={k: v for k, v in choice.items() if v not in (None, False)},
-        )  # fmt: skip
-
     def _open(self, inputs: pa.Table) -> tuple[Plan, dict[str, Any]]:
         spec, folder = self.spec, self.folder
         extras = extra_schema(inputs.schema)
         job = folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
-        self._open_log()
+        self.recording.begin(folder.storage, spec, self.choice, self.fingerprint)
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(

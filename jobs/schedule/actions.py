@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from jobs import console, exits
 from jobs.schedule import cron, entries, systemd
 from jobs.schedule.command import make_command
 from jobs.schedule.expression import Expression, parse
+from pipeline.errors import UnusableEnvironmentError
 
 _ENDED = re.compile(r"^--- (\S+) ended, exit (\d+)$", re.M)
 _TAIL_BYTES = 20_000
@@ -141,8 +143,6 @@ def _next(expression: Expression) -> str:
 
 def _shown(arguments: Sequence[str]) -> str:
     """Return the command for a person: what may hold a token is not shown."""
-    import shlex
-
     hidden = ("--on-finish=",)
     return shlex.join(
         next((f"{option}..." for option in hidden if word.startswith(option)), word)
@@ -153,7 +153,7 @@ def _shown(arguments: Sequence[str]) -> str:
 def _crontab_lines() -> dict[str, str]:
     try:
         return cron.lines_by_name()
-    except Exception:  # no cron here: there is nothing in it either
+    except UnusableEnvironmentError:  # no cron here: there is nothing in it either
         return {}
 
 

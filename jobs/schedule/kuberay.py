@@ -11,15 +11,13 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import PurePosixPath
 from typing import Any
 
 from jobs.exits import UsageError
+from jobs.schedule.cluster_options import ClusterOptions, claim_of, ray_version, short_name
 from jobs.schedule.command import Command
 from jobs.schedule.expression import Expression
-from pipeline.errors import UnusableEnvironmentError
 
 LABEL = "doodl-batch/schedule"
 RAYJOB_FILE = "/etc/doodl-batch/rayjob.json"
@@ -28,70 +26,9 @@ _GRACE_SECONDS = 900
 # Ended by itself in a way that another try tonight would not better: `jobs.exits`.
 _FINAL_EXITS = [2, 3, 4, 7, 8]
 
-_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
-# KubeRay takes 47 characters for a RayJob: 18 are the prefix and what generateName appends.
-_SHORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,27}[a-z0-9])?")
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 # `ray job submit` quotes the entrypoint's words for Windows and has a shell read them, so that
 # $, `, \ and quotes inside a word would not arrive as they are.
 _SAFE_WORD = re.compile(r"[\w@%+=:,./ -]*")
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What Kubernetes is asked for.
-
-    Attributes:
-        image: has doodl-batch and Ray installed. volumes: `CLAIM:/mount`, the photos' and OUT's.
-        gpus, cpus, memory: of a worker. max_workers: pods at most.
-        deadline_seconds: a night's end, whatever is left. starting_deadline_seconds: how late a
-            night may still begin. backoff_limit: tries after a fault of the cluster.
-        secret: a Secret whose entries become variables (tokens). ray_version: the image's.
-    """
-
-    image: str
-    volumes: tuple[str, ...]
-    namespace: str = "default"
-    service_account: str | None = None
-    gpus: int = 1
-    cpus: str = "4"
-    memory: str = "16Gi"
-    max_workers: int = 1
-    deadline_seconds: int = 12 * 3600
-    starting_deadline_seconds: int = 3600
-    backoff_limit: int = 1
-    time_zone: str | None = None
-    secret: str | None = None
-    python: str = "python"
-    ray_version: str | None = None
-
-    def __post_init__(self) -> None:
-        for option, value in (("--cpus", self.cpus), ("--memory", self.memory)):
-            if not _QUANTITY.fullmatch(value):
-                raise UsageError(f"{option} {value!r} must be a quantity such as 4, 500m or 16Gi.")
-        for name in ("max_workers", "deadline_seconds", "starting_deadline_seconds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
-        if self.starting_deadline_seconds < 10:
-            raise UsageError("--starting-deadline-seconds below 10 may never start anything.")
-        for name in ("gpus", "backoff_limit"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"--{name.replace('_', '-')} must not be negative.")
-        for given in (self.namespace, self.service_account, self.secret):
-            if given is not None and not _DNS_NAME.fullmatch(given):
-                raise UsageError(f"{given!r} is no name of anything in Kubernetes.")
-        for volume in self.volumes:
-            _claim(volume)
-
-
-def short_name(name: str) -> str:
-    """Return a schedule's name. Raises: UsageError if Kubernetes cannot build its names on it."""
-    if not _SHORT_NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} is no name for Kubernetes: at most 29 lower-case letters, digits and '-', "
-            "with a letter or a digit at both ends; choose another with --name."
-        )
-    return name
 
 
 def manifests(
@@ -163,7 +100,7 @@ def ray_job(command: Command, name: str, options: ClusterOptions) -> dict[str, A
             # The same rows would fail again; what another night may better, another night tries.
             "backoffLimit": 0,
             "rayClusterSpec": {
-                "rayVersion": options.ray_version or _ray_version(),
+                "rayVersion": options.ray_version or ray_version(),
                 "enableInTreeAutoscaling": True,
                 "headGroupSpec": {
                     # No worker on the head: it only plans and writes the tables.
@@ -265,7 +202,7 @@ def _pod(
     content: Mapping[str, Any],
 ) -> dict[str, Any]:
     volumes = [
-        {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": _claim(volume)[0]}}
+        {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": claim_of(volume)[0]}}
         for i, volume in enumerate(options.volumes)
     ]
     return {
@@ -286,7 +223,7 @@ def _pod(
 
 def _mounts(options: ClusterOptions) -> list[dict[str, Any]]:
     return [
-        {"name": f"volume-{i}", "mountPath": _claim(volume)[1]}
+        {"name": f"volume-{i}", "mountPath": claim_of(volume)[1]}
         for i, volume in enumerate(options.volumes)
     ]
 
@@ -296,30 +233,11 @@ def _env(command: Command) -> list[dict[str, str]]:
     return [{"name": k, "value": v} for k, v in {**usage, **command.environment}.items()]
 
 
-def _claim(volume: str) -> tuple[str, str]:
-    """Return (claim, mount path) of `CLAIM:/mount`."""
-    claim, colon, path = volume.partition(":")
-    if not colon or not path.startswith("/") or ".." in path.split("/") or ":" in path:
-        raise UsageError(f"--pvc {volume!r} must be CLAIM:/path, as photos:/data.")
-    if not _DNS_NAME.fullmatch(claim):
-        raise UsageError(f"--pvc {volume!r}: {claim!r} is no name of a claim.")
-    return claim, path.rstrip("/") or "/"
-
-
 def _require_mounted(path: str, volumes: Sequence[str]) -> None:
     for volume in volumes:
-        if PurePosixPath(path).is_relative_to(_claim(volume)[1]):
+        if PurePosixPath(path).is_relative_to(claim_of(volume)[1]):
             return
     raise UsageError(
         f"{path} lies on no volume of the cluster's pods; name the claim that holds it and where "
         "it is mounted there: --pvc CLAIM:/path"
     )
-
-
-def _ray_version() -> str:
-    try:
-        return metadata.version("ray")
-    except metadata.PackageNotFoundError:
-        raise UnusableEnvironmentError(
-            "Ray is not installed here, so its version is unknown; say it with --ray-version."
-        ) from None

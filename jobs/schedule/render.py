@@ -10,9 +10,10 @@ from typing import Any
 from jobs import console, exits
 from jobs.schedule import cron, entries, systemd
 from jobs.schedule.airflow import dag_text
+from jobs.schedule.cluster_options import ClusterOptions
 from jobs.schedule.command import Command, make_command, refuse_secret_urls
 from jobs.schedule.expression import Expression, parse
-from jobs.schedule.kuberay import ClusterOptions, manifests
+from jobs.schedule.kuberay import manifests
 from pipeline.errors import UnusableEnvironmentError
 
 TARGETS = ("kuberay", "airflow", "systemd", "cron")

@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from jobs.schedule import rayjob
+from jobs.schedule.cluster_options import ClusterOptions
 from jobs.schedule.command import Command
-from jobs.schedule.kuberay import LABEL, ClusterOptions, ray_job
+from jobs.schedule.kuberay import LABEL, ray_job
 from jobs.schedule.rayjob import Api, follow
 
 BASE = "/apis/ray.io/v1/namespaces/night/rayjobs"

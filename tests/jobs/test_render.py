@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.exits import UsageError
 from jobs.schedule.airflow import dag_text
+from jobs.schedule.cluster_options import ClusterOptions
 from jobs.schedule.command import Command
 from jobs.schedule.expression import parse
-from jobs.schedule.kuberay import ClusterOptions, manifests, ray_job
+from jobs.schedule.kuberay import manifests, ray_job
 from jobs.schedule.rayjob import Api
 from tests.photos import collection
 

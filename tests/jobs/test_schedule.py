@@ -52,9 +52,9 @@ def doodl_batch(monkeypatch, capsys):
 
 FOREIGN = [
     b"",
-    b"# m h dom mon dow command\n\n  0 1 * * *\ttrue %x \n\n",
+    b"# m h dom mon dow command\n\n  0 1 * * *\ttrue %x \n\n"
     b"SHELL=/bin/fish\r\n1 2 * * * caf\xe9 \xff # doodl-batch schedule\n",
-    b"#0 2 * * * old # doodl-batch schedule photos-doodl\n",
+    b"#0 2 * * * old # doodl-batch schedule photos-doodl\n"
     b"0 2 * * * x # doodl-batch schedule photos-doodl-2\n",
 ]
 
