@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs import console, exits
+from jobs.schedule.commands import app as schedule_app
 
 app = typer.Typer(
     name="doodl-batch",
@@ -28,6 +29,7 @@ app.add_typer(presets_app, name="presets")
 app.add_typer(manifest_app, name="manifest")
 evaluate_app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(schedule_app, name="schedule")
 
 
 def _path(text: str) -> Path:
@@ -116,6 +118,13 @@ Since = Annotated[
 Limit = Annotated[int | None, typer.Option(help="At most so many rows this time.")]
 MaxGpuHours = Annotated[
     float | None, typer.Option(help="Stop in order once so many worker hours are spent (exit 8).")
+]
+OnFinish = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CMD|URL",
+        help="At the end, run a command with a JSON summary on its input, or POST the counts.",
+    ),
 ]
 IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fail, skip or wait.")]
 Report = Annotated[bool, typer.Option(help="Write OUT/report at the end.")]
@@ -234,6 +243,8 @@ def enhance(
     max_gpu_hours: MaxGpuHours = None,
     if_running: IfRunning = "fail",
     report: Annotated[bool, typer.Option(help="Write OUT/report at the end.")] = True,
+    on_finish: OnFinish = None,
+    check: Annotated[bool, typer.Option("--check", hidden=True)] = False,
     json: Json = False,
 ) -> None:
     """Edit every photo so that its aesthetic score moves the way you ask.
@@ -242,7 +253,7 @@ def enhance(
 
     Example: doodl-batch enhance photos/ --direction up
     """
-    from jobs.enhance import run_enhance
+    from jobs.enhance import check_enhance, run_enhance
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
@@ -256,7 +267,13 @@ def enhance(
         "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours,
         "if_running": if_running,
     }  # fmt: skip
-    raise typer.Exit(run_enhance(photos, out, options, choice, report=report, as_json=json))
+    if check:
+        raise typer.Exit(check_enhance(photos, out, options, choice, on_finish))
+    raise typer.Exit(
+        run_enhance(
+            photos, out, options, choice, report=report, on_finish=on_finish, as_json=json
+        )
+    )  # fmt: skip
 
 
 @app.command()
@@ -485,29 +502,57 @@ def plan(
     only_failed: OnlyFailed = False,
     since: Since = None,
     limit: Limit = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="Price of one worker's accelerator, to reckon the cost.")
+    ] = None,
+    probe: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Edit so many photos now to measure the time, keeping nothing.  "
+            "[default: 1 if no earlier run tells and the model is pocket]",
+        ),
+    ] = None,
+    calibrate_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another job's output folder, whose runs tell the time.",
+            parser=_path,
+            metavar="OUT",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Say what `enhance` would do, and do nothing.
+    """Say what `enhance` would do, how long it would take and what it would cost; do nothing.
 
-    Example: doodl-batch plan photos/ --direction up
+    Example: doodl-batch plan photos/ --direction up --price-per-hour 2.50
     """
-    from jobs.enhance import show_plan
+    from jobs.plan import show_plan
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
+        num_workers=workers, device=device,
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
         "since": since, "limit": limit,
     }  # fmt: skip
-    raise typer.Exit(show_plan(photos, out, options, choice, as_json=json))
+    raise typer.Exit(
+        show_plan(
+            photos, out, options, choice, probe_rows=probe, price_per_hour=price_per_hour,
+            calibrate_from=calibrate_from, as_json=json,
+        )
+    )  # fmt: skip
 
 
 @app.command()
 def run(
     spec: Annotated[Path, _path_argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")],
     if_running: IfRunning = "fail",
+    on_finish: OnFinish = None,
     json: Json = False,
 ) -> None:
     """Run a written job spec: what a scheduler or a cluster executes.
@@ -516,7 +561,7 @@ def run(
     """
     from jobs.enhance import run_spec_file
 
-    raise typer.Exit(run_spec_file(spec, if_running=if_running, as_json=json))
+    raise typer.Exit(run_spec_file(spec, if_running=if_running, on_finish=on_finish, as_json=json))
 
 
 @app.command()
@@ -528,6 +573,21 @@ def status(out: OutArgument, json: Json = False) -> None:
     from jobs.status import show_status
 
     raise typer.Exit(show_status(out, as_json=json))
+
+
+@app.command()
+def history(
+    out: OutArgument,
+    limit: Annotated[int, typer.Option(min=1, help="So many runs, the newest.")] = 30,
+    json: Json = False,
+) -> None:
+    """Show an output folder's runs, night by night: when, how many, how long, how they ended.
+
+    Example: doodl-batch history photos-doodl
+    """
+    from jobs.history import show_history
+
+    raise typer.Exit(show_history(out, limit, as_json=json))
 
 
 @app.command()
@@ -788,7 +848,7 @@ def _report(problem: Exception) -> int:
         )
         return exits.INTERNAL
     if code == exits.OK:
-        console.say(str(problem))
+        console.say(f"skipped: {problem}")
     else:
         console.error(str(problem))
     return code

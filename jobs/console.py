@@ -56,6 +56,13 @@ def result(line: str) -> None:
     out.print(Text(plain(line)))
 
 
+def verbatim(text: str) -> None:
+    """Print a file's text on stdout as it is, to the byte."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.flush()
+
+
 def error(message: str, hint: str | None = None) -> None:
     """Print one line that says what went wrong, and one that says what to do."""
     err.print(Text.assemble(("error:", "bold red"), " ", plain(message)))

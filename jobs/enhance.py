@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs import console, exits
+from jobs.finish import check_target, tell
 from manifests.commits import OutputFolder
-from manifests.plan import COMPUTED, COPY, DEFERRED, DONE, FAILED, INVALID
 from pipeline.models import resolve_device, resolve_model
-from pipeline.plan import RunChoice, preview_plan
+from pipeline.plan import RunChoice, refuse_conflict
 from pipeline.run import RunSummary, run_job
 from pipeline.spec import JobSpec, default_out, make_spec
 
@@ -48,39 +48,86 @@ def run_enhance(
     choice: dict[str, Any],
     *,
     report: bool,
+    on_finish: str | None = None,
     as_json: bool,
 ) -> int:
     """Run the job, print its summary and return its exit code."""
+    check_target(on_finish)
     spec, why = build_spec(photos, out, options)
-    return run_spec(spec, build_choice(choice), why, report=report, as_json=as_json)
+    choosing = build_choice(choice)
+    return run_spec(spec, choosing, why, report=report, on_finish=on_finish, as_json=as_json)
 
 
-def run_spec_file(path: Path, *, if_running: str, as_json: bool) -> int:
+def check_enhance(
+    photos: Path,
+    out: Path | None,
+    options: dict[str, Any],
+    choice: dict[str, Any],
+    on_finish: str | None,
+) -> int:
+    """Build the job as a run would, compute nothing, and return an exit code."""
+    check_target(on_finish)
+    spec, _ = build_spec(photos, out, options)
+    if not build_choice(choice).redo:
+        refuse_conflict(OutputFolder(spec.out).read_job(), spec)
+    return exits.OK
+
+
+def run_spec_file(path: Path, *, if_running: str, on_finish: str | None, as_json: bool) -> int:
     """Run a written spec and return its exit code."""
+    check_target(on_finish)
     if not path.is_file():
         raise exits.UsageError(f"{path} is not a file; give a job spec, as OUT/_state/spec.json.")
     with exits.usage_errors():
         spec = JobSpec.from_json(path.read_text())
-    choice = build_choice({"if_running": if_running})
-    return run_spec(spec, choice, f"spec {path}", report=True, as_json=as_json)
+    chosen = build_choice({"if_running": if_running})
+    why = f"spec {path}"
+    return run_spec(spec, chosen, why, report=True, on_finish=on_finish, as_json=as_json)
 
 
-def run_spec(spec: JobSpec, choice: RunChoice, why: str, *, report: bool, as_json: bool) -> int:
+def run_spec(
+    spec: JobSpec,
+    choice: RunChoice,
+    why: str,
+    *,
+    report: bool,
+    as_json: bool,
+    on_finish: str | None = None,
+) -> int:
     """Run a spec, print its summary and return its exit code."""
-    with console.RunProgress(quiet=as_json) as progress:
+    try:
+        summary = _compute(spec, choice, why, quiet=as_json)
+    except Exception as problem:
+        code = exits.exit_code_of(problem)
+        code = exits.INTERNAL if code is None else code
+        if code != exits.OK:  # a run skipped because another has the folder is none
+            failed = RunSummary(spec.out, "", exit_code=code, stopped_by=str(problem))
+            _finish(on_finish, failed, None)
+        raise
+    page = _report(spec.out) if report and (summary.computed or summary.copied) else None
+    if as_json:
+        console.print_json({**summary.__dict__, "report": page})
+    else:
+        _print_summary(summary, page)
+    _finish(on_finish, summary, page)
+    return summary.exit_code
+
+
+def _finish(target: str | None, summary: RunSummary, page: str | None) -> None:
+    problem = None if target is None else tell(target, summary, page)
+    if problem is not None:
+        console.error(problem)
+
+
+def _compute(spec: JobSpec, choice: RunChoice, why: str, *, quiet: bool) -> RunSummary:
+    with console.RunProgress(quiet=quiet) as progress:
         progress.message(why)
         if os.environ.get("RAY_ADDRESS") and spec.runner == "local":
             progress.message(
                 "RAY_ADDRESS is set and not used: this version runs on a private Ray on this "
                 "machine; running on a cluster comes later"
             )
-        summary = run_job(spec, choice, progress)
-    page = _report(spec.out) if report and (summary.computed or summary.copied) else None
-    if as_json:
-        console.print_json({**summary.__dict__, "report": page})
-    else:
-        _print_summary(summary, page)
-    return summary.exit_code
+        return run_job(spec, choice, progress)
 
 
 def _report(out: str) -> str | None:
@@ -112,40 +159,3 @@ def _print_summary(summary: RunSummary, page: str | None) -> None:
     console.result(f"results: {summary.out}")
     if page:
         console.result(f"report:  {page}")
-
-
-def show_plan(
-    photos: Path,
-    out: Path | None,
-    options: dict[str, Any],
-    choice: dict[str, Any],
-    *,
-    as_json: bool,
-) -> int:
-    """Print what a run would do and return an exit code."""
-    spec, why = build_spec(photos, out, options)
-    return print_plan(spec, build_choice(choice), why, as_json=as_json)
-
-
-def print_plan(spec: JobSpec, choice: RunChoice, why: str, *, as_json: bool) -> int:
-    """Print what a run of a spec would do and return an exit code."""
-    plan = preview_plan(spec, choice)
-    compute = sum(plan.counts[state] for state in COMPUTED)
-    if as_json:
-        console.print_json(
-            {"photos": spec.photos, "out": spec.out, "model": spec.model, "compute": compute,
-             "counts": plan.counts, "orphans": plan.num_orphans}
-        )  # fmt: skip
-        return exits.OK
-    console.say(why)
-    words = {
-        "new": "new", "changed": "changed since they were done", "retry": "failed, tried again",
-        "forced": "done, done again", COPY: "copied from the same photo's result",
-        INVALID: "cannot be run", DONE: "done", FAILED: "failed, left so",
-        DEFERRED: "left for later",
-    }  # fmt: skip
-    rows = [(words[state], count) for state, count in plan.counts.items() if count]
-    source = spec.photos or f"{len(spec.prompts)} prompt(s)"
-    console.print_table(f"{source} → {spec.out}", ("rows", "count"), rows)
-    console.result(f"{compute:,} to compute")
-    return exits.OK

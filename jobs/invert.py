@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.enhance import build_choice, build_spec, print_plan, run_spec
+from jobs.enhance import build_choice, build_spec, run_spec
+from jobs.plan import print_plan
 
 
 def run_invert(

@@ -238,9 +238,9 @@ class OutputFolder:
         """Return how many committed rows wait for compaction."""
         return len(self.storage.files(STAGING))
 
-    def ledger(self, run_id: str) -> Ledger:
-        """Return the ledger of a run, to append to."""
-        return Ledger(self.storage, run_id)
+    def ledger(self, run_id: str, **constants: str) -> Ledger:
+        """Return the ledger of a run, to append to; `constants` are Ledger's."""
+        return Ledger(self.storage, run_id, **constants)
 
     def read_ledger(self, run_id: str | None = None) -> pa.Table:
         """Return the attempts of one run, or of all."""

@@ -22,14 +22,24 @@ _RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 class Ledger:
     """The attempts of one run, written in files of `_state/ledger/run=<run_id>/`.
 
+    `model` and `params_fingerprint` are recorded with each of them.
+
     Use it as a context manager, or call `flush` at the end: what is appended is kept in memory
     until a flush or until FLUSH_ROWS of it.
     """
 
-    def __init__(self, storage: Storage, run_id: str):
+    def __init__(
+        self,
+        storage: Storage,
+        run_id: str,
+        *,
+        model: str | None = None,
+        params_fingerprint: str | None = None,
+    ):
         if not _RUN_ID.match(run_id):
             raise ValueError(f"run_id (={run_id!r}) must be letters, digits, '.', '_' or '-'.")
         self.run_id = run_id
+        self._model, self._fingerprint = model, params_fingerprint
         self._storage = storage
         self._rows: list[dict[str, Any]] = []
 
@@ -46,6 +56,7 @@ class Ledger:
         device: str | None = None,
         started_at: datetime | None = None,
         finished_at: datetime | None = None,
+        worker_seconds: float | None = None,
         peak_memory_bytes: int | None = None,
     ) -> None:
         """Record one attempt, or one more state of it; the columns are LEDGER_SCHEMA's."""
@@ -60,8 +71,11 @@ class Ledger:
                 "error_tail": error_tail,
                 "node": node,
                 "device": device,
+                "model": self._model,
+                "params_fingerprint": self._fingerprint,
                 "started_at": started_at,
                 "finished_at": finished_at,
+                "worker_seconds": worker_seconds,
                 "peak_memory_bytes": peak_memory_bytes,
             }
         )
@@ -88,6 +102,12 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.flush()
+
+
+def ledger_runs(storage: Storage) -> list[str]:
+    """Return the ids of the runs that have attempts, oldest first (ids begin with their time)."""
+    folders = storage.folders(LEDGER)
+    return sorted(name.removeprefix("run=") for name in folders if name.startswith("run="))
 
 
 def read_ledger(storage: Storage, run_id: str | None = None) -> pa.Table:

@@ -152,9 +152,12 @@ LEDGER_SCHEMA = pa.schema(
         _field("error_type", pa.string(), "class of the failure"),
         _field("error_tail", pa.string(), "last lines of the failure's trace"),
         _field("node", pa.string(), "machine it ran on"),
-        _field("device", pa.string(), "device it ran on"),
+        _field("device", pa.string(), "device it ran on, with its model's name"),
+        _field("model", pa.string(), "diffusion model"),
+        _field("params_fingerprint", pa.string(), "hash of all that changes the result"),
         _field("started_at", INSTANT, "when the attempt began"),
         _field("finished_at", INSTANT, "when the attempt ended"),
+        _field("worker_seconds", pa.float64(), "its share of its worker's time, s"),
         _field("peak_memory_bytes", pa.int64(), "most memory held on the device"),
     ]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pipeline.errors import (
     OutputUnwritableError,
     PipelineError,
 )
-from pipeline.observers import Observer
+from pipeline.observers import Broadcast
 from pipeline.outcomes import POISON, Outcome, WorkItem
 from pipeline.plan import RunChoice
 from pipeline.pools import Completion, Pool
@@ -39,7 +40,7 @@ class Feeder:
         choice: RunChoice,
         commit: CommitRows,
         ledger: Ledger,
-        observer: Observer,
+        observer: Broadcast,
         stop: StopRequest,
     ) -> None:
         self.statuses: Counter[str] = Counter()
@@ -48,6 +49,7 @@ class Feeder:
         self._ledger, self._observer, self._stop = ledger, observer, stop
         self._retries: deque[WorkItem] = deque()
         self._worker_seconds = 0.0
+        self._submitted_at: dict[str, float] = {}
 
     @property
     def going_on(self) -> bool:
@@ -78,6 +80,8 @@ class Feeder:
                     exhausted = True
                     break
                 pool.submit(batch)
+                self._submitted_at[batch[0].work_key] = time.monotonic()
+            self._observer.load(pool.in_flight)
             nothing_left = exhausted and not self._retries
             if pool.in_flight == 0 and (nothing_left or not self.going_on):
                 break
@@ -104,24 +108,30 @@ class Feeder:
     def _collect(self, completion: Completion) -> None:
         by_key = {item.work_key: item for item in completion.items}
         for outcome in completion.outcomes:
-            self._note(by_key[outcome.work_key], outcome)
             # A batch's rows share their worker's time.
-            self._worker_seconds += outcome.edit_seconds / len(completion.items)
+            seconds = outcome.edit_seconds / len(completion.items)
+            self._worker_seconds += seconds
+            self._note(by_key[outcome.work_key], outcome, seconds)
             if outcome.status == "disk_full":
                 self.fault = DiskFullError(str(outcome.error_message))
             elif outcome.status == "unwritable":
                 self.fault = OutputUnwritableError(str(outcome.error_message))
             else:
                 self._count(outcome.row_id, outcome.status, outcome.error_message)
+        begun = self._submitted_at.pop(completion.items[0].work_key, None) if by_key else None
         if completion.worker_died is None:
             return
+        self._observer.event("worker_died", reason=completion.worker_died, rows=len(by_key))
+        # What a dead worker spent is paid for too.
+        spent = 0.0 if begun is None else (time.monotonic() - begun) / len(by_key)
         for item in completion.items:
+            self._worker_seconds += spent
             now = datetime.now(UTC)
             lost = Outcome(
                 item.row_id, item.work_key, "worker_died", "WorkerDied", completion.worker_died,
                 started_at=now, finished_at=now,
             )  # fmt: skip
-            self._note(item, lost)
+            self._note(item, lost, spent)
             if self._stop.signal is None:
                 self._requeue(item, completion)
 
@@ -142,12 +152,16 @@ class Feeder:
         now = datetime.now(UTC)
         self._commit.failed(item, kind, message, (now, now))
         self._count(item.row_id, "failed", message)
+        self._observer.event(
+            "row", row_id=item.row_id, status="failed", attempt=item.attempt,
+            error_type=kind, error=message,
+        )  # fmt: skip
 
     def _count(self, row_id: str, status: str, detail: str | None) -> None:
         self.statuses[status] += 1
         self._observer.row(row_id, status, detail)
 
-    def _note(self, item: WorkItem, outcome: Outcome) -> None:
+    def _note(self, item: WorkItem, outcome: Outcome, worker_seconds: float) -> None:
         self._ledger.append(
             row_id=item.row_id,
             work_key=item.work_key,
@@ -159,8 +173,16 @@ class Feeder:
             device=outcome.device,
             started_at=outcome.started_at,
             finished_at=outcome.finished_at,
+            worker_seconds=worker_seconds,
             peak_memory_bytes=outcome.peak_memory_bytes or None,
         )
+        if outcome.status == "worker_died":
+            return
+        self._observer.event(
+            "row", row_id=item.row_id, status=outcome.status, attempt=item.attempt,
+            seconds=round(outcome.edit_seconds, 3), worker_seconds=round(worker_seconds, 3),
+            node=outcome.node, error_type=outcome.error_type, error=outcome.error_message,
+        )  # fmt: skip
 
     def _check_breaker(self, *, more: bool) -> None:
         failed = self.statuses["failed"]

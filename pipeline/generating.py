@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doodl.errors import DoodlError, PhotoError, RequestError
 from manifests.identity import row_seed
+from pipeline.metrics import WorkerMeter
 from pipeline.outcomes import WorkItem
 from pipeline.prompts import join_guides, row_guides
 from pipeline.spec import JobSpec
@@ -66,6 +68,7 @@ class MakePictures:
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
         self.generator: ImageGenerator | None = None
+        self.meter = WorkerMeter(Path(spec.out).name, spec.device)
 
     def setup(self) -> None:
         """Load the models, once per worker. Raises: ModelError, RequestError on the size."""
@@ -129,7 +132,8 @@ class MakePictures:
         ]
         every = self.spec.checkpoint_every
         return self.generator.generate(
-            requests, on_iteration=checkpointing(items, save_checkpoint, every=every)
+            requests,
+            on_iteration=checkpointing(items, save_checkpoint, every=every, meter=self.meter),
         )
 
     def finished(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from manifests.commits import OutputFolder
 from manifests.identity import params_fingerprint
 from manifests.ledger import Ledger
-from manifests.plan import DEFERRED, Plan
+from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
 from manifests.schemas import DONE_STATUSES, extra_schema
 from pipeline.collection import standing
@@ -29,10 +30,11 @@ from pipeline.errors import (
 )
 from pipeline.feed import Feeder
 from pipeline.inputs import load_rows
-from pipeline.observers import Observer, Silent
+from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
 from pipeline.plan import RunChoice, job_record, make_plan, work_items
 from pipeline.pools import InlinePool, Pool
+from pipeline.recording import Recording
 from pipeline.signals import StopRequest
 from pipeline.spec import JobSpec, model_revision
 from pipeline.stages import CommitRows, writing_output
@@ -53,7 +55,8 @@ class RunSummary:
 
     Attributes:
         counts: rows of the manifest by status, and `pending`.
-        computed, copied: rows done in this run.
+        computed, copied: rows done in this run. statuses: those computed, by status, and the
+            rows that could not be (failed).
         exit_code: 0 no row failed, and none is pending but by --limit, --since or --only-failed;
             3 some are; 4 breaker, 6 output not writable, 7 disk full, 8 bound of GPU hours
             reached, 130/143 signals.
@@ -64,6 +67,7 @@ class RunSummary:
     counts: dict[str, int] = field(default_factory=dict)
     computed: int = 0
     copied: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     exit_code: int = 0
     stopped_by: str | None = None
@@ -91,16 +95,24 @@ class _Run:
     def __init__(
         self, spec: JobSpec, choice: RunChoice, observer: Observer, folder: OutputFolder
     ) -> None:
-        self.spec, self.choice, self.observer, self.folder = spec, choice, observer, folder
-        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        self.spec, self.choice, self.folder = spec, choice, folder
+        self.observer = Broadcast(observer)
+        now = datetime.now(UTC)
+        # To the millisecond: runs are told in the order of their ids.
+        instant = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
+        self.run_id = f"{instant}-{secrets.token_hex(3)}"
         self.summary = RunSummary(spec.out, self.run_id)
         self.fingerprint = params_fingerprint(spec.params())
         self.stop = StopRequest()
+        self.recording = Recording(self.observer, self.summary)
+        self.invalid = 0
         self._compacted_at = self._flushed_at = self._told_at = time.monotonic()
 
     def run(self, inputs: pa.Table) -> RunSummary:
-        started = time.monotonic()
-        with self.stop.installed(), self.folder.ledger(self.run_id) as ledger:
+        ledger = self.folder.ledger(
+            self.run_id, model=self.spec.model, params_fingerprint=self.fingerprint
+        )
+        with self.stop.installed(), self.recording.until_end(), ledger:
             plan, job = self._open(inputs)
             commit = CommitRows(self.spec, self.fingerprint, job)
             feeder = Feeder(self.spec, self.choice, commit, ledger, self.observer, self.stop)
@@ -115,13 +127,13 @@ class _Run:
                 self.summary.exit_code, self.summary.stopped_by = reason.exit_code, str(reason)
             finally:
                 self._settle(plan, feeder)
-        self.summary.seconds = time.monotonic() - started
         return self.summary
 
     def _open(self, inputs: pa.Table) -> tuple[Plan, dict[str, Any]]:
         spec, folder = self.spec, self.folder
         extras = extra_schema(inputs.schema)
         job = folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
+        self.recording.begin(folder.storage, spec, self.choice, self.fingerprint)
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(
@@ -139,6 +151,9 @@ class _Run:
 
         plan = make_plan(spec, self.choice, folder, inputs, progress=hashing)
         folder.write_manifest(plan.table.drop_columns(["source_row_id", "source_pending"]))
+        counts = {state: count for state, count in plan.counts.items() if count}
+        compute = sum(plan.counts[state] for state in COMPUTED)
+        self.observer.event("planned", counts=counts, compute=compute, orphans=plan.num_orphans)
         folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
         return plan, job
 
@@ -163,6 +178,10 @@ class _Run:
             now = datetime.now(UTC)
             commit.failed(item, kind, message, (now, now))
             self.observer.message(f"failed: {item.row_id}: {message}")
+            self.observer.event(
+                "row", row_id=item.row_id, status="failed", error_type=kind, error=message
+            )
+            self.invalid += 1
             self._now_and_then(None)
 
     def _copy(self, copies: pa.Table, feeder: Feeder, *, pending_sources: bool) -> list[WorkItem]:
@@ -187,6 +206,7 @@ class _Run:
         todo = plan.to_compute()
         total = todo.num_rows + len(orphaned)
         self.observer.start(total)
+        self.observer.event("loading", rows=total)
         if total == 0 or not feeder.going_on:
             return
         self._check_space(todo)
@@ -245,6 +265,7 @@ class _Run:
             # Staged rows are committed all the same; the next run publishes them.
             _log.warning("compaction put off: %s", error)
         self.summary.computed = feeder.computed
+        self.summary.statuses = dict(feeder.statuses + Counter(failed=self.invalid))
         counts = self.summary.counts = standing(plan.table, self.folder.done())
         left_undone = counts["pending"] - plan.counts[DEFERRED]
         if self.stop.signal is not None:
@@ -255,5 +276,9 @@ class _Run:
             self.summary.stopped_by = f"--max-gpu-hours {self.choice.max_gpu_hours:g} is spent"
         elif self.summary.exit_code == 0 and (counts["failed"] or left_undone > 0):
             self.summary.exit_code = 3
+        if self.summary.stopped_by is not None:
+            self.observer.event(
+                "stopped", reason=self.summary.stopped_by, exit_code=self.summary.exit_code
+            )
         if counts["pending"] == 0:
             self.folder.close_redo()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from doodl.errors import DoodlError
@@ -31,6 +31,8 @@ from pipeline.errors import (
     PipelineError,
     output_error,
 )
+from pipeline.hardware import device_name
+from pipeline.metrics import WorkerMeter, device_memory_bytes
 from pipeline.outcomes import Outcome, WorkItem
 from pipeline.spec import FROM_PROMPTS, LATENTS_SUFFIX, JobSpec, version
 
@@ -192,6 +194,7 @@ class EditPhotos:
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
         self.editor: PhotoEditor | None = None
+        self.meter = WorkerMeter(Path(spec.out).name, spec.device)
 
     def setup(self) -> None:
         """Load the models, once per worker. Raises: ModelError."""
@@ -230,7 +233,8 @@ class EditPhotos:
         ]
         every = self.spec.checkpoint_every
         return self.editor.edit(
-            requests, on_iteration=checkpointing(items, save_checkpoint, every=every)
+            requests,
+            on_iteration=checkpointing(items, save_checkpoint, every=every, meter=self.meter),
         )
 
     def finished(self, item: WorkItem, read: Photo, result: EditResult) -> Finished:
@@ -260,16 +264,24 @@ class EditPhotos:
 
 
 def checkpointing(
-    items: Sequence[WorkItem], save_checkpoint: Callable[[str, bytes], None], *, every: int
+    items: Sequence[WorkItem],
+    save_checkpoint: Callable[[str, bytes], None],
+    *,
+    every: int,
+    meter: WorkerMeter,
 ) -> Callable[[int, Any], None]:
     """Return the callback of an optimisation that saves each row's state every so many iterations.
 
     Args:
         every: 0 saves none.
+        meter: counts the iterations; its clock starts now.
     """
     from doodl.checkpoints import state_to_bytes
 
+    meter.begin()
+
     def on_iteration(index: int, state: Any) -> None:
+        meter.iteration()
         if every and state.stop_reason is None and state.iteration % every == 0:
             save_checkpoint(items[index].work_key, state_to_bytes(state))
 
@@ -358,7 +370,7 @@ class RowProcessor:
     def __init__(self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any]) -> None:
         self.read, self.work = stages_of(spec)
         self.commit = CommitRows(spec, fingerprint, job)
-        self.device = spec.device
+        self.device, self._device_name = spec.device, device_name(spec.device)
 
     def setup(self) -> None:
         """Load the models. Raises: whatever keeps them from loading; no row is charged for it."""
@@ -435,11 +447,11 @@ class RowProcessor:
             error_type=error_type,
             error_message=error_message,
             edit_seconds=(finished - started).total_seconds(),
-            peak_memory_bytes=_peak_memory_bytes(),
+            peak_memory_bytes=_peak_memory_bytes(self.device),
             started_at=started,
             finished_at=finished,
             node=socket.gethostname(),
-            device=self.device,
+            device=self._device_name,
         )
 
 
@@ -472,6 +484,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _peak_memory_bytes() -> int:
+def _peak_memory_bytes(device: str) -> int:
+    if device != "cpu":
+        return device_memory_bytes(device, peak=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

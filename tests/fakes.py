@@ -53,6 +53,21 @@ def load_editor(model, config, *, device="cpu", software="doodl-batch"):
     return FakeEditor(software)
 
 
+class SlowEditor(FakeEditor):
+    """Tells of 20 iterations of 0.1 s a photo; needs checkpoint_every=0, having no state."""
+
+    def edit(self, requests, *, on_iteration=None):
+        for index in range(len(requests)):
+            for _ in range(20):
+                time.sleep(0.1)
+                on_iteration(index, None)
+        return super().edit(requests)
+
+
+def load_slow_editor(model, config, *, device="cpu", software="doodl-batch"):
+    return SlowEditor(software)
+
+
 class LoggingEditor:
     """The real editor; the log gets `seed iteration` for each iteration it makes."""
 

@@ -179,7 +179,7 @@ def test_a_file_uri_is_a_path(tmp_path, monkeypatch, capsys):
 def test_a_path_with_dots_gives_the_output_folder_its_own_name(tmp_path, monkeypatch, capsys):
     photos = collection(tmp_path / "photos", 2)
     monkeypatch.chdir(photos / "sub")
-    monkeypatch.setattr(sys, "argv", ["doodl-batch", "plan", "..", "--json"])
+    monkeypatch.setattr(sys, "argv", ["doodl-batch", "plan", "..", "--probe", "0", "--json"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == exits.OK
