@@ -33,7 +33,7 @@ from doodl.images import decode_photo
 from doodl.pocket import weights_dir
 from doodl.pocket.photos import PhotoSet, center_crops
 from doodl.revisions import folder_revision
-from doodl.scores import load_scorer
+from doodl.scores import AestheticScorer, load_scorer
 
 _BATCH = 16
 
@@ -61,7 +61,9 @@ def run_samples(
     folder = pipeline_folder(spec.model)
     backbone = load_backbone(folder, name=spec.model)
     _check_fits(backbone, spec)
-    tower = load_scorer("pocket").tower
+    scorer = load_scorer("pocket")
+    assert isinstance(scorer, AestheticScorer)  # one of the shipped ones, which are no ensembles
+    tower = scorer.tower
     captions = [caption for caption in spec.captions for _ in range(spec.number)]
     message(f"drawing {len(captions)} samples of {spec.num_inference_steps} steps")
     side = spec.size_px // backbone.latent_factor
