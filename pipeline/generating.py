@@ -13,7 +13,7 @@ from manifests.identity import row_seed
 from pipeline.outcomes import WorkItem
 from pipeline.prompts import join_guides, row_guides
 from pipeline.spec import JobSpec
-from pipeline.stages import (
+from pipeline.tasks import (
     SUFFIXES,
     Finished,
     checkpointing,
