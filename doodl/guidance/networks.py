@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from doodl.errors import ModelError
 from doodl.guidance.classifier import Classifier
+from doodl.guidance.files import (
+    LOAD_ERRORS,
+    checked_labels,
+    labels_beside,
+    read_json,
+    read_state,
+    square,
+)
 from doodl.guidance.spec import POCKET_CLASSIFIER
 from doodl.guidance.wsdan import IMAGENET_MEAN, IMAGENET_STD, build_wsdan, is_wsdan
 from doodl.pocket import weights_dir
@@ -31,10 +35,6 @@ _HF_CLASSES = frozenset(
 # The arguments of a timm model that its own config.json may set.
 _TIMM_ARGUMENTS = frozenset({"img_size", "global_pool", "dynamic_img_size", "patch_size"})
 _MAX_CLASSES = 100_000
-_LOAD_ERRORS = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, EOFError,
-    SafetensorError, pickle.UnpicklingError,
-)  # fmt: skip
 # Pillow's numbers, as Hugging Face's preprocessor files have them.
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 
@@ -60,7 +60,7 @@ def load_classifier(
     else:
         name, _, file = model.partition("@")
         path = Path(file) if file else _cached_weights(name)
-        classifier = _from_timm(name, path, labels=_labels_beside(path) if file else ())
+        classifier = _from_timm(name, path, labels=labels_beside(path) if file else ())
     if label is not None:
         try:
             classifier.class_index(label)
@@ -104,20 +104,10 @@ def _is_timm_name(text: str) -> bool:
 
 
 def _from_folder(folder: Path, name: str) -> Classifier:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "architecture" in config:
         return _timm_folder(folder, config, name)
     return _hugging_face(folder, config, name)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}, not an object.")
-    return value
 
 
 def _timm_folder(folder: Path, config: dict[str, Any], name: str) -> Classifier:
@@ -169,18 +159,18 @@ def _from_timm(
             architecture, pretrained=False, num_classes=num_classes, **(arguments or {})
         )
         network.load_state_dict(state)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ModelError(f"{path} cannot be loaded as {name}: {error}") from error
     size = settings.get("input_size", (3, 224, 224))
     return Classifier(
         network,
         name=title or str(name),
-        size_px=_square(path, size[-2:]),
+        size_px=square(path, size[-2:]),
         mean=settings.get("mean", IMAGENET_MEAN),
         std=settings.get("std", IMAGENET_STD),
         interpolation=_interpolation(settings.get("interpolation", "bicubic")),
         num_classes=num_classes,
-        labels=_checked_labels(path, labels or _imagenet_labels(num_classes), num_classes),
+        labels=checked_labels(path, labels or _imagenet_labels(num_classes), num_classes),
     )
 
 
@@ -205,12 +195,12 @@ def _hugging_face(folder: Path, config: dict[str, Any], name: str) -> Classifier
         network, report = getattr(transformers, classes[0]).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ModelError(f"{folder} cannot be loaded: {error}") from error
     if report["missing_keys"]:
         # transformers only warns, and fills them with random numbers.
         raise ModelError(f"{folder}: no weights for {sorted(report['missing_keys'])[:4]}.")
-    preprocess = _read_json(folder / "preprocessor_config.json")
+    preprocess = read_json(folder / "preprocessor_config.json")
     if abs(preprocess.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise ModelError(f"{folder}: only images scaled to [0, 1] before normalising are known.")
     normalised = preprocess.get("do_normalize", True)
@@ -237,7 +227,7 @@ def _hf_size(folder: Path, preprocess: dict[str, Any]) -> int:
         size = (edge, edge) if edge else (size.get("height"), size.get("width"))
     elif isinstance(size, int):
         size = (size, size)
-    return _square(folder, size)
+    return square(folder, size)
 
 
 def _from_wsdan(path: Path) -> Classifier:
@@ -249,7 +239,7 @@ def _from_wsdan(path: Path) -> Classifier:
         )
     network, size_px, mean, std = build_wsdan(state)
     num_classes = len(state.get("fc_new.weight", state.get("fc.weight", ())))
-    labels = _checked_labels(path, _labels_beside(path), num_classes)
+    labels = checked_labels(path, labels_beside(path), num_classes)
     return Classifier(
         network,
         name=str(path),
@@ -259,46 +249,6 @@ def _from_wsdan(path: Path) -> Classifier:
         num_classes=num_classes,
         labels=labels,
     )
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint file, without the wrappers that training leaves.
-
-    Raises: ModelError if it is not there, or holds anything but tensors, numbers and text.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            with torch.serialization.safe_globals(_numpy_globals()):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except _LOAD_ERRORS as error:
-        raise ModelError(f"{path} cannot be read as tensors: {error}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping):
-        raise ModelError(f"{path} holds a {type(state).__name__}, not a table of tensors.")
-    return {
-        str(name).removeprefix("module."): value
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _numpy_globals() -> list[Any]:
-    """Return what rebuilds NumPy arrays of numbers: training logs keep their accuracies so."""
-    import numpy as np
-    from numpy._core.multiarray import _reconstruct, scalar
-
-    return [
-        *((function, f"numpy.{core}.multiarray.{name}")
-          for core in ("core", "_core")
-          for function, name in ((_reconstruct, "_reconstruct"), (scalar, "scalar"))),
-        np.ndarray, np.dtype, type(np.dtype("f8")), type(np.dtype("f4")), type(np.dtype("i8")),
-    ]  # fmt: skip
 
 
 def _cached_weights(name: str) -> Path:
@@ -317,29 +267,6 @@ def _cached_weights(name: str) -> Path:
             f"the cache (HF_HOME is honoured), or write {name}@FILE."
         )
     return Path(found)
-
-
-def _labels_beside(path: Path) -> list[str]:
-    labels = path.with_suffix(".labels.txt")
-    if not labels.is_file():
-        return []
-    return [
-        line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
-
-
-def _checked_labels(path: Path, labels: Any, num_classes: int) -> list[str]:
-    if not isinstance(labels, (list, tuple)) or (labels and len(labels) != num_classes):
-        count = len(labels) if hasattr(labels, "__len__") else labels
-        raise ModelError(f"{path}: {count} labels for {num_classes} classes.")
-    return [str(label) for label in labels]
-
-
-def _square(path: Path, size: Any) -> int:
-    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (None, None)
-    if not isinstance(height, int) or height != width or not 8 <= height <= 4096:
-        raise ModelError(f"{path}: input size {size!r}; only squares of 8 to 4096 px are known.")
-    return height
 
 
 def _interpolation(name: str) -> str:
