@@ -15,7 +15,7 @@ from doodl.edict import generate, invert
 from doodl.edit import pipeline_folder
 from doodl.errors import DoodlError, InversionError, LatentsError
 from doodl.fidelity import psnr_db, ssim
-from doodl.generation.pictures import encode_picture, pixels_of
+from doodl.generation.pictures import encode_picture, pixels_of, shown_name
 from doodl.images import Photo, model_view
 from doodl.latent_files import LatentPair, latents_from_bytes, latents_to_bytes
 
@@ -122,7 +122,7 @@ class PhotoInverter:
             pair = LatentPair(
                 x=x[i],
                 y=y[i],
-                model=backbone.name,
+                model=shown_name(backbone.name),
                 model_revision=backbone.revision,
                 num_inference_steps=sampler.num_inference_steps,
                 depth=sampler.depth,
@@ -165,7 +165,7 @@ class PhotoInverter:
         if pair.model_revision != backbone.revision:
             raise LatentsError(
                 f"the file was made with model {pair.model} {pair.model_revision}; "
-                f"{backbone.name} here is {backbone.revision}."
+                f"{shown_name(backbone.name)} here is {backbone.revision}."
             )
         multiple, factor = backbone.size_multiple, backbone.latent_factor
         shape = (backbone.latent_channels, pair.height_px // factor, pair.width_px // factor)
@@ -188,7 +188,7 @@ class PhotoInverter:
         return RestoreResult(self._encoded(image[0]), pair.width_px, pair.height_px, pair.prompt)
 
     def _encoded(self, image: Tensor) -> bytes:
-        note = f"made again from its noise by model {self.backbone.name}"
+        note = f"made again from its noise by model {shown_name(self.backbone.name)}"
         return encode_picture(
             image, self.image_format, software=self.software, note=note, made=False
         )

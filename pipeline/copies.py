@@ -15,7 +15,8 @@ from manifests.schemas import FILE_COLUMNS
 from pipeline.outcomes import WorkItem
 from pipeline.plan import work_items
 from pipeline.spec import JobSpec
-from pipeline.stages import relpath_of, writing_output
+from pipeline.stages import writing_output
+from pipeline.tasks import relpath_of
 
 # Sources are looked up so many at a time: each look-up reads the parts' columns once.
 _LOOKUP_ROWS = 20_000

@@ -15,7 +15,7 @@ from pipeline.metrics import WorkerMeter
 from pipeline.outcomes import WorkItem
 from pipeline.prompts import join_guides, row_guides
 from pipeline.spec import JobSpec
-from pipeline.stages import (
+from pipeline.tasks import (
     SUFFIXES,
     Finished,
     checkpointing,

@@ -10,7 +10,7 @@ from doodl.errors import DoodlError, LatentsError
 from manifests.paths import local_path
 from pipeline.outcomes import WorkItem
 from pipeline.spec import LATENTS_SUFFIX, JobSpec
-from pipeline.stages import (
+from pipeline.tasks import (
     SUFFIXES,
     Finished,
     load_tool,

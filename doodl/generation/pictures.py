@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ _PACKET = (
     "</rdf:RDF></x:xmpmeta>\n"
     '<?xpacket end="w"?>'
 )
+
+
+def shown_name(model: str) -> str:
+    """Return a model's name without its folder: a file that is passed on tells no path of ours."""
+    return PurePath(model).name
 
 
 def pixels_of(image: Tensor) -> np.ndarray:

@@ -203,6 +203,14 @@ def test_the_file_says_that_a_model_made_it(format):
     assert abs(pixels(data) - 128).max() <= 2
 
 
+def test_files_tell_no_path_of_the_machine(generator):
+    elsewhere = replace(generator.backbone, name="/home/me/models/mine")
+    (result,) = ImageGenerator(elsewhere, SHORT, generator.guidance).generate([request(0, "")])
+    xmp = decode_photo(result.encoded).xmp.decode()
+    assert "model mine" in xmp
+    assert "/home" not in xmp
+
+
 def test_a_flagged_picture_is_rejected_and_its_unguided_one_kept_only_if_it_is_not(generator):
     flags = iter([[True, True], [False, True]])
     checker = SafetyCheck(lambda images: next(flags))
