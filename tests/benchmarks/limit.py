@@ -22,7 +22,6 @@ from doodl import belm
 from tests.benchmarks.harness import Measured, finish, isolated, measure, parser, prepare
 from tests.benchmarks.models import SIZES, Workload, workload
 
-
 COLUMNS = [
     "size", "batch", "part", "gflop", "seconds", "gflop_per_second", "fraction", "peak_mib",
 ]  # fmt: skip

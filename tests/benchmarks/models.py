@@ -66,12 +66,13 @@ class _DecodedAndSeen(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(t.config.projection_dim, 1) for t in towers)
 
     def forward(self, latents: Tensor) -> Tensor:
-        images = self.vae.decode(latents.to(self.dtype) / 0.18215).sample
+        images = self.vae.decode(latents.to(self.dtype) / 0.18215).sample.float()
         losses = []
         for tower, head in zip(self.towers, self.heads, strict=True):
             size = tower.config.image_size
             seen = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-            losses.append(-head(F.normalize(tower(seen).image_embeds, dim=-1)).float()[:, 0])
+            embeds = F.normalize(tower(seen.to(self.dtype)).image_embeds, dim=-1)
+            losses.append(-head(embeds).float()[:, 0])
         return torch.stack(losses).mean(0)
 
 
