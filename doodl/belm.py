@@ -85,17 +85,29 @@ def denoise_first(
 
 
 def noise_first(
-    predict_noise: PredictNoise, latents: Tensor, schedule: Schedule
+    predict_noise: PredictNoise, latents: Tensor, schedule: Schedule, *, corrected: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the pair (z_0, z_1) of a photo's code z_0 (B, C, h, w): one DDIM noising, one call.
 
     The noise is predicted at z_0's own timestep where it has one in the schedule, else at z_1's.
+
+    Args:
+        corrected: predict once more at z_1 and take the mean of the two (Heun). What z_1 is off
+            the trajectory comes back at the noise as a gap between its two latents, swelled by
+            the steps' growth in tau: with the pocket model at full depth, z_T has a standard
+            deviation of 0.60 at T = 10 and 0.75 at T = 20 without, 0.91 and 0.93 with it. The
+            round trip is exact either way.
     Raises: ValueError as `generate`.
     """
     _check_pair(latents, latents)
     steps = TwoSteps(schedule, latents.device)
     a, b = steps.last
-    return latents, (latents - b * as_state(predict_noise(latents, steps.t_image), latents)) / a
+    noise_pred = as_state(predict_noise(latents, steps.t_image), latents)
+    noised = (latents - b * noise_pred) / a
+    if corrected:
+        second = as_state(predict_noise(noised, steps.t[-1]), latents)
+        noised = (latents - b * (noise_pred + second) / 2) / a
+    return latents, noised
 
 
 def generate(
@@ -139,10 +151,12 @@ def invert(
 
 
 def invert_photo(
-    predict_noise: PredictNoise, latents: Tensor, schedule: Schedule
+    predict_noise: PredictNoise, latents: Tensor, schedule: Schedule, *, corrected: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the noise pair (z_T, z_{T-1}) of a photo's code (B, C, h, w): K calls."""
-    return invert(predict_noise, *noise_first(predict_noise, latents, schedule), schedule)
+    """Return the noise pair (z_T, z_{T-1}) of a photo's code (B, C, h, w): K calls, one more if
+    `corrected`, which is `noise_first`'s."""
+    start = noise_first(predict_noise, latents, schedule, corrected=corrected)
+    return invert(predict_noise, *start, schedule)
 
 
 @dataclass

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from doodl.adjoint import activation_bytes, generate_with_grad, parse_memory
 from doodl.config import default_mix_weight
 from doodl.edict import generate
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
+from doodl.tape import _measured
 from tests.doodl.predictors import SmallNet, analytic, pair
 
 ALPHAS = stable_diffusion_alphas_cumprod()
@@ -175,6 +178,62 @@ def test_budget_keeps_as_many_calls_as_fit():
     assert per_call > 0
     kept = 5
     assert count_calls(f"budget:{kept * per_call}") == 2 * 18 - kept + 1
+
+
+def test_a_budget_measures_once_for_a_predictor_and_a_shape():
+    calls = []
+
+    class Counted:
+        def __call__(self, z, t):
+            calls.append(z.shape)
+            return analytic(z, t)
+
+    schedule, predictor = Schedule.ddim(ALPHAS, 10), Counted()
+
+    def run(x, y):
+        return generate_with_grad(predictor, x, y, schedule, memory="budget:1GiB")
+
+    counts, grads = [], []
+    for batch in (2, 2, 1, 2):
+        calls.clear()
+        grads.append(loss_and_grads(run, *pair(batch))[1])
+        counts.append(len(calls))
+    assert counts == [19, 18, 19, 18]
+    for first, again in zip(grads[0], grads[1], strict=True):
+        assert torch.equal(first, again)
+
+
+def test_a_measured_size_goes_with_its_predictor():
+    class Predictor:
+        def __call__(self, z, t):
+            return analytic(z, t)
+
+    before = len(_measured)
+
+    def run(x, y, predictor):
+        return generate_with_grad(predictor, x, y, Schedule.ddim(ALPHAS, 10), memory="budget:1GiB")
+
+    predictors = [Predictor()]
+    loss_and_grads(lambda x, y: run(x, y, predictors[0]), *pair())
+    assert len(_measured) == before + 1
+    predictors.clear()
+    gc.collect()
+    assert len(_measured) == before
+
+
+def test_a_predictor_that_cannot_be_remembered_is_measured_each_time():
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, z, t):
+            return analytic(z, t)
+
+    schedule, predictor = Schedule.ddim(ALPHAS, 10), Unhashable()
+    got = loss_and_grads(
+        lambda x, y: generate_with_grad(predictor, x, y, schedule, memory="budget:1GiB"), *pair()
+    )[1]
+    want = loss_and_grads(lambda x, y: generate(analytic, x, y, schedule), *pair())[1]
+    torch.testing.assert_close(got, want)
 
 
 class Dense(nn.Module):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -63,10 +64,13 @@ def test_each_step_is_the_papers_equation():
     got = belm.generate(analytic, x, y, schedule)
     for p, t, s in zip(range(3), range(1, 4), range(2, 5), strict=True):
         d1, d2, d3 = tau[t] - tau[p], tau[s] - tau[t], tau[s] - tau[p]
-        x, y = y, (
-            d2 * d3 * alpha[s] / d1 * analytic(y, torch.tensor(nodes[t]))
-            + (d2 / d1) ** 2 * alpha[s] / alpha[p] * x
-            + (d1 - d2) * d3 / d1**2 * alpha[s] / alpha[t] * y
+        x, y = (
+            y,
+            (
+                d2 * d3 * alpha[s] / d1 * analytic(y, torch.tensor(nodes[t]))
+                + (d2 / d1) ** 2 * alpha[s] / alpha[p] * x
+                + (d1 - d2) * d3 / d1**2 * alpha[s] / alpha[t] * y
+            ),
         )
     torch.testing.assert_close(got, (y, x), rtol=1e-12, atol=1e-12)
 
@@ -91,11 +95,13 @@ class GaussianData:
     def carry(self, latents, start, end):
         """Return the exact latents at `end` (a cumulative alpha) of those at `start`."""
         spread = [(self.std**2 + (1 - alpha) / alpha).sqrt() for alpha in (start, end)]
-        return end.sqrt() * (self.mean + (latents / start.sqrt() - self.mean) / spread[0] * spread[1])
+        return end.sqrt() * (
+            self.mean + (latents / start.sqrt() - self.mean) / spread[0] * spread[1]
+        )
 
 
 def orders(errors):
-    return [(a / b).log2().item() for a, b in zip(errors, errors[1:], strict=False)]
+    return [(a / b).log2().item() for a, b in itertools.pairwise(errors)]
 
 
 def test_generation_and_inversion_converge_with_second_order():
@@ -122,6 +128,22 @@ def test_generation_and_inversion_converge_with_second_order():
     assert orders(errors["ddim"]) == pytest.approx([1, 1], abs=0.05)
 
 
+@pytest.mark.parametrize("num_steps", [10, 20, 50])
+def test_a_corrected_start_inverts_nearer_the_trajectory(num_steps):
+    predict_noise, schedule = GaussianData(ALPHAS), Schedule.ddim(ALPHAS, num_steps)
+    latents = pair(batch=1)[0]
+    want = predict_noise.carry(latents, schedule.alphas_next[-1], schedule.alphas[0])
+    plain, corrected = (
+        (belm.invert_photo(predict_noise, latents, schedule, corrected=on)[0] - want).norm()
+        for on in (False, True)
+    )
+    # Observed 8.7, 150 and 31 times nearer.
+    assert corrected < plain / 4
+    noise = belm.invert_photo(predict_noise, latents, schedule, corrected=True)
+    back = belm.generate(predict_noise, *noise, schedule)[0]
+    assert relative_error(back, latents) < 1e-8
+
+
 def flow_schedule(num_steps):
     """Flow matching over sigma = 1 .. 0.01: a = 1, b = sigma' - sigma, uneven steps."""
     sigma = torch.linspace(1, 0.1, num_steps + 1, dtype=torch.float64) ** 2
@@ -130,7 +152,7 @@ def flow_schedule(num_steps):
 
 
 def test_flow_matching_steps_are_taken_with_second_order_and_undone():
-    """The formula knows only a and b. Data N(1/2, 0.36) under z = (1 - sigma) data + sigma noise."""
+    """The formula knows only a and b. Data N(1/2, 0.36), z = (1 - sigma) data + sigma noise."""
     errors = []
     for num_steps in (20, 40, 80):
         sigma, schedule = flow_schedule(num_steps)
