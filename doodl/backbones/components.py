@@ -7,6 +7,8 @@ import importlib.util
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +97,25 @@ def load_component(
         if device.type == "meta":
             model = _skeleton(cls, path, library, dtype)
         else:
-            model = _with_weights(cls, path, library, dtype)
+            with _no_progress_bars():
+                model = _with_weights(cls, path, library, dtype)
     except _LOAD_ERRORS as error:
         raise ModelError(f"{path} cannot be loaded: {error}") from error
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing on the terminal: who calls us says what is going on."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _skeleton(cls: Any, path: Path, library: str, dtype: torch.dtype) -> Any:
@@ -137,6 +154,9 @@ def _with_weights(cls: Any, path: Path, library: str, dtype: torch.dtype) -> Any
         )
     if found["unexpected_keys"]:
         logger.info("%s holds %d tensors of no use", path, len(found["unexpected_keys"]))
+    if library != "transformers":
+        # diffusers keeps the file's dtype if the first tensor it meets has it already (SD3's).
+        torch.nn.Module.to(model, dtype)
     return model
 
 
@@ -176,5 +196,5 @@ def load_tokenizer(path: Path) -> Any:
         raise ModelError(f"{path} is a {name}; this version loads {', '.join(_TOKENIZERS)}.")
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # the tokenizers package raises nothing narrower
         raise ModelError(f"{path} cannot be loaded: {error}") from error

@@ -57,7 +57,7 @@ def load_backbone(
     return Backbone(
         kind=parts["kind"],
         unet=parts["unet"].to(device),
-        vae=parts["vae"].to(device, vae_dtype),
+        vae=parts["vae"].to(device),
         text=TextEncoders(
             kind=parts["kind"],
             encoders=parts["encoders"],
