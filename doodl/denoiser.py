@@ -137,9 +137,7 @@ class NoisePredictor:
         if self.negative_embeds is not None:
             if len(self.guided) > 1:
                 kept.guided = [self.guided[i] for i in indices]
-            kept.negative_embeds = (
-                self.negative_embeds.keep(indices) if any(kept.guided) else None
-            )
+            kept.negative_embeds = self.negative_embeds.keep(indices) if any(kept.guided) else None
         return kept
 
     def __call__(self, latents: Tensor, t: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class _ScaleUp(torch.autograd.Function):
 
 
 def with_scaled_gradient(call: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Return `call(inputs)`; its gradient passes through the call at a magnitude that float16 holds.
+    """Return `call(inputs)`; its gradient passes the call at a magnitude that float16 holds.
 
     A vector-Jacobian product is linear in the vector, so scaling it on the way in and back on the
     way out changes nothing else. Latent gradients are often below float16's smallest number, 6e-8.

@@ -5,6 +5,7 @@ The cache is the hub client's own, so HF_HOME and HF_HUB_CACHE mean what they me
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -88,6 +89,16 @@ KNOWN = {
     )
 }  # fmt: skip
 
+COMPONENTS = (
+    "unet", "transformer", "vae", "scheduler", "safety_checker", "feature_extractor",
+    *(f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
+)  # fmt: skip
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?P<fp16>\.fp16)?(?:-\d+-of-(?P<shards>\d+))?\.safetensors",
+    re.ASCII,
+)
+_UNWEIGHTED = ("scheduler", "feature_extractor", "tokenizer")
+
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _REVISION = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
@@ -167,6 +178,39 @@ def find_model(source: str) -> Path:
             f"model {source} has not been pulled; run: doodl-batch models pull {source}"
         )
     return found
+
+
+def missing_parts(folder: Path) -> list[str]:
+    """Return what a pipeline folder lacks of what its model_index.json names; [] if it is whole.
+
+    Files are counted, not opened: a pull that was interrupted shows here, a damaged file does not.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        named = [part for part in COMPONENTS if (index.get(part) or [None])[0] is not None]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return ["model_index.json"]
+    missing = []
+    for part in named:
+        if part.startswith(_UNWEIGHTED):
+            if not any((folder / part).glob("*.json")):
+                missing.append(part)
+            continue
+        if not (folder / part / "config.json").is_file():
+            missing.append(f"{part}/config.json")
+        files = (folder / part).glob("*.safetensors") if (folder / part).is_dir() else ()
+        if not _whole([file.name for file in files if file.is_file()]):
+            missing.append(f"{part}'s weights")
+    return missing
+
+
+def _whole(names: list[str]) -> bool:
+    """Return whether among the names are all files of one variant's weights."""
+    shards: dict[tuple[bool, str | None], int] = {}
+    for match in filter(None, map(WEIGHTS.fullmatch, names)):
+        key = (match["fp16"] is not None, match["shards"])
+        shards[key] = shards.get(key, 0) + 1
+    return any(count == int(total or 1) for (_, total), count in shards.items())
 
 
 def _check_format(path: Path) -> None:

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from doodl.errors import ModelError
+from doodl.hub import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,6 @@ _TOKENIZERS = (
     "T5TokenizerFast",
     "PreTrainedTokenizerFast",
     "TokenizersBackend",
-)
-_WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|model)(?P<fp16>\.fp16)?(?:-\d+-of-\d+)?\.safetensors"
 )
 _LOAD_ERRORS = (
     OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError,
@@ -173,7 +170,7 @@ def weight_files(path: Path, *, fp16: bool) -> list[Path]:
     """Return a component's safetensors files, of the fp16 variant or of the plain one."""
     if not path.is_dir():
         return []
-    matches = [(file, _WEIGHTS.fullmatch(file.name)) for file in sorted(path.iterdir())]
+    matches = [(file, WEIGHTS.fullmatch(file.name)) for file in sorted(path.iterdir())]
     return [file for file, match in matches if match and (match["fp16"] is not None) == fp16]
 
 

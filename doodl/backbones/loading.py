@@ -10,6 +10,7 @@ import torch
 from doodl.backbones.backbone import Backbone
 from doodl.backbones.components import component_class, load_component, load_tokenizer, read_json
 from doodl.backbones.process import noise_process
+from doodl.backbones.single_file import load_file
 from doodl.backbones.text import TextEncoders, t5_tokens
 from doodl.errors import ModelError
 from doodl.hub import find_model
@@ -42,11 +43,7 @@ def load_backbone(
         or if the configs ask for what this version does not know.
     """
     path, device = find_model(str(source)), torch.device(device)
-    if path.is_file():
-        from doodl.backbones.single_file import load_parts
-    else:
-        load_parts = _load_folder
-    parts = load_parts(path, dtype, device)
+    parts = (load_file if path.is_file() else _load_folder)(path, dtype, device)
     process = noise_process(parts["scheduler"], parts["kind"])
     _check_fit(path, parts)
     if vae_tiling and hasattr(parts["vae"], "enable_tiling"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class TextEncoders:
         if new:
             rows = self._encode(new)
             for i, prompt in enumerate(new):
-                self._cache[prompt] = rows.each(lambda row, i=i: row[i : i + 1].clone())
+                self._cache[prompt] = rows.each(itemgetter(slice(i, i + 1)))
         chosen = [self._cache[prompt] for prompt in prompts]
         for prompt in dict.fromkeys(prompts):
             self._cache.move_to_end(prompt)

@@ -63,9 +63,7 @@ def steps_of(backbone):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_one_chain_is_what_diffusers_own_pipeline_samples(
-    folders, backbones, kind, guidance_scale
-):
+def test_one_chain_is_what_diffusers_own_pipeline_samples(folders, backbones, kind, guidance_scale):
     """Text encoding, sizes, packing, times, guidance and steps at once, against other code."""
     backbone = backbones(kind, torch.float32)
     pipeline = PIPELINES.get(kind, StableDiffusionPipeline).from_pretrained(
