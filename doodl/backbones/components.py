@@ -35,6 +35,11 @@ _TEXT_ENCODERS = {
     "CLIPTextModelWithProjection": "transformers",
     "T5EncoderModel": "transformers",
 }
+_SAFETY_CHECKERS = {
+    "StableDiffusionSafetyChecker": "diffusers.pipelines.stable_diffusion.safety_checker",
+}
+# Of these the configs and the loaders are transformers'.
+_TRANSFORMERS = (*_TEXT_ENCODERS, *_SAFETY_CHECKERS)
 _TOKENIZERS = (
     "CLIPTokenizer",
     "CLIPTokenizerFast",
@@ -77,6 +82,8 @@ def component_class(folder: Path, index: dict[str, Any], name: str) -> str | Non
 def _allowed(name: str) -> dict[str, str]:
     if name == "vae":
         return _AUTOENCODERS
+    if name == "safety_checker":
+        return _SAFETY_CHECKERS
     return _TEXT_ENCODERS if name.startswith("text_encoder") else _NETWORKS
 
 
@@ -87,8 +94,8 @@ def load_component(
 
     Raises: ModelError if its files are absent, damaged, not safetensors or not the whole network.
     """
-    library = _allowed(name)[class_name]
-    cls = getattr(importlib.import_module(library), class_name)
+    cls = getattr(importlib.import_module(_allowed(name)[class_name]), class_name)
+    library = "transformers" if class_name in _TRANSFORMERS else "diffusers"
     path = folder / name
     try:
         if device.type == "meta":

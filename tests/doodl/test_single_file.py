@@ -181,12 +181,16 @@ def test_cut_off_file_is_a_model_error(file_of):
     ["", "a photo of a dog", "Crème brûlée, 3 for 4€!", "it's  spaced\tout", "日本の庭 🌸", "word " * 99],
 )
 def test_tokens_are_open_clips(text):
-    """Its tokenizer is other code over the same merges; it pads with 0, which is `!`."""
+    """Its tokenizer is other code over the same merges; it fills up with 0 to the length of 77."""
     want = open_clip.SimpleTokenizer()(text)[0].tolist()
-    got = clip_tokenizer("!")(
-        text, padding="max_length", max_length=77, truncation=True
-    ).input_ids
-    assert got == want
+    want = want[: want.index(49407) + 1]
+    assert clip_tokenizer()(text, max_length=77, truncation=True).input_ids == want
+
+
+def test_openclips_towers_are_padded_with_zeros():
+    tokens = clip_tokenizer("!")("a dog", padding="max_length", max_length=77).input_ids
+    assert tokens == open_clip.SimpleTokenizer()("a dog")[0].tolist()
+    assert clip_tokenizer()("a dog", padding="max_length", max_length=77).input_ids[-1] == 49407
 
 
 def test_text_tower_of_open_clip_gives_the_same_embedding():
