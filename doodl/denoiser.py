@@ -146,7 +146,9 @@ class NoisePredictor:
         else:
             output = self._guided_output(latents, t)
         if self.prediction_type == "v_prediction" and self.alphas_cumprod is not None:
-            return epsilon_from_v(output, latents, self.alphas_cumprod[t].to(latents.dtype))
+            # Not `[t]`, which would wait for the accelerator to say what t is.
+            alpha = self.alphas_cumprod.index_select(0, t.reshape(1)).to(latents.dtype)
+            return epsilon_from_v(output, latents, alpha)
         return output
 
     def _guided_output(self, latents: Tensor, t: Tensor) -> Tensor:

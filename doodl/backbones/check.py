@@ -17,6 +17,7 @@ from doodl.errors import ModelError
 from doodl.hub import COMPONENTS, find_model, missing_parts
 
 _NETWORKS = [part for part in COMPONENTS if part.startswith(("unet", "transf", "vae", "text_"))]
+_QUICK_PX = 64
 _ROOM = 2.0  # weights in float32, and as much again for what loading and a call take
 
 
@@ -58,7 +59,8 @@ def check_backbone(source: str | Path) -> ModelFacts:
     loaded = 4 * parameters * _ROOM < _free_bytes()
     if loaded:
         backbone = load_backbone(path)
-        for name, value in zip(("prediction", "decoded image"), _run(backbone, 64), strict=True):
+        results = _run(backbone, min(_QUICK_PX, backbone.native_px))
+        for name, value in zip(("prediction", "decoded image"), results, strict=True):
             if not torch.isfinite(value).all():
                 raise ModelError(f"{path}: its {name} is not finite; its weights are damaged.")
     return ModelFacts(
