@@ -175,7 +175,8 @@ def find_model(source: str) -> Path:
     found = snapshot(*wanted) or (snapshot(wanted[0]) if source in KNOWN else None)
     if found is None:
         raise ModelError(
-            f"model {source} has not been pulled; run: doodl-batch models pull {source}"
+            f"model {source} has not been pulled, nor is there a folder of that name; "
+            f"run: doodl-batch models pull {source}"
         )
     return found
 

@@ -84,8 +84,16 @@ def load_safety_checker(
     device = torch.device(device)
     model = load_component(folder, "safety_checker", entry[-1], torch.float32, device)
     config = read_json(folder / "feature_extractor" / "preprocessor_config.json")
-    mean, std = config.get("image_mean"), config.get("image_std")
-    if not all(isinstance(v, list) and len(v) == 3 for v in (mean, std)):
+    mean, std = (config.get(f"image_{name}") for name in ("mean", "std"))
+    if not (_three_numbers(mean) and _three_numbers(std)):
         raise ModelError(f"{folder}: its feature_extractor names no mean and std of 3 channels.")
     size_px = int(model.config.vision_config.image_size)
-    return SafetyChecker(model, mean, std, size_px, device)
+    return SafetyChecker(model, list(mean or ()), list(std or ()), size_px, device)
+
+
+def _three_numbers(values: object) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(value, (int, float)) for value in values)
+    )

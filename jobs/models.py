@@ -27,7 +27,7 @@ def pull_model(name: str, *, yes: bool, fp16: bool, revision: str | None) -> int
         {
             "repository": plan.repository,
             "revision": plan.revision + ("" if plan.pinned else " (its latest, not pinned)"),
-            "size": f"{plan.size_bytes / 1e9:.2f} GB in {len(plan.files)} files",
+            "size": f"{plan.size_bytes / 1e6:,.1f} MB in {len(plan.files)} files",
             "licence": plan.licence,
             "limits": plan.limits,
         },

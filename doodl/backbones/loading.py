@@ -69,7 +69,8 @@ def load_backbone(
         device=device,
         dtype=dtype,
         vae_dtype=vae_dtype,
-        name=name or path.name,
+        # A pulled model's folder is named after its commit, which says little.
+        name=name or (path.name if Path(source).exists() else str(source)),
         revision=folder_revision(path),
     )
 

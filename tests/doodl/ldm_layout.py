@@ -44,7 +44,9 @@ def unet_to_ldm(unet):
 def _unet_stem(unet, stem, stride):
     if stem in UNET_ENDS:
         return UNET_ENDS[stem]
-    match = re.fullmatch(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(\w+)\.(\d+)\.?(.*)", stem)
+    match = re.fullmatch(
+        r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(\w+)\.(\d+)\.?(.*)", stem
+    )
     side, level, part, number, rest = match.groups()
     number, level = int(number), int(level or 0)
     rest = RESNET[rest] if part == "resnets" else rest

@@ -178,7 +178,14 @@ def test_cut_off_file_is_a_model_error(file_of):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a photo of a dog", "Crème brûlée, 3 for 4€!", "it's  spaced\tout", "日本の庭 🌸", "word " * 99],
+    [
+        "",
+        "a photo of a dog",
+        "Crème brûlée, 3 for 4€!",
+        "it's  spaced\tout",
+        "日本の庭 🌸",
+        "word " * 99,
+    ],
 )
 def test_tokens_are_open_clips(text):
     """Its tokenizer is other code over the same merges; it fills up with 0 to the length of 77."""

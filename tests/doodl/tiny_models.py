@@ -38,6 +38,7 @@ WIDTH = 16
 def make_folder(path, kind):
     """Write the folder of a kind and return its path."""
     torch.manual_seed(0)
+    path.mkdir(exist_ok=True)
     parts = {"sd3": _sd3, "flux": _flux, "sdxl": _sdxl}.get(kind, _sd)(path, kind)
     index = {"_diffusers_version": "0.35.0", **parts}
     if kind == "sdxl":
