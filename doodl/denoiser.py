@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from doodl.half import with_scaled_gradient
+
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+FLOW = "flow"
+"""The velocity of a rectified flow: `Schedule.flow` steps along it as others do along epsilon."""
 
 
 def epsilon_from_v(velocity: Tensor, latents: Tensor, alpha: Tensor) -> Tensor:
@@ -16,15 +22,75 @@ def epsilon_from_v(velocity: Tensor, latents: Tensor, alpha: Tensor) -> Tensor:
     return alpha.sqrt() * velocity + (1 - alpha).sqrt() * latents
 
 
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What a network is told of the prompts: a row per photo, or one row for all.
+
+    Attributes:
+        embeds: (B, L, D), the text encoders' hidden states.
+        pooled: (B, P), one vector per prompt; None for networks that take none.
+    """
+
+    embeds: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """Return the same change of every tensor."""
+        return Conditioning(
+            change(self.embeds), None if self.pooled is None else change(self.pooled)
+        )
+
+    def keep(self, indices: Sequence[int] | Tensor) -> Conditioning:
+        """Return the rows of these photos; the one row that stands for all stays."""
+        return self.each(lambda rows: rows[indices]) if len(self) > 1 else self
+
+    def expand(self, batch: int) -> Conditioning:
+        """Return a row for each photo of the batch."""
+        return self.each(lambda rows: rows.expand(batch, *rows.shape[1:]))
+
+    def followed_by(self, other: Conditioning) -> Conditioning:
+        """Return these rows, then the other's."""
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([self.pooled, other.pooled])
+        return Conditioning(torch.cat([self.embeds, other.embeds]), pooled)
+
+    def differs_from(self, other: Conditioning) -> list[bool]:
+        """Return for each row whether the two say different things to the network."""
+        batch = max(len(self), len(other))
+        if self.embeds.is_meta:
+            return [True] * batch
+        one, two = self.expand(batch), other.expand(batch)
+        differs = (one.embeds != two.embeds).flatten(1).any(1)
+        if one.pooled is not None and two.pooled is not None:
+            differs = differs | (one.pooled != two.pooled).any(1)
+        return differs.tolist()
+
+
+NetworkCall = Callable[[Any, Tensor, Tensor, Conditioning], Tensor]
+"""`call(network, latents (B, C, h, w), t, conditioning of B rows) -> output (B, C, h, w)`."""
+
+
+def call_unet(network: Any, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    """Return the output of a diffusers UNet that takes latents, t and hidden states."""
+    return network(latents, t, encoder_hidden_states=conditioning.embeds).sample
+
+
 class NoisePredictor:
-    """`(latents (B, C, h, w), t) -> epsilon (B, C, h, w)` of a frozen UNet under a prompt.
+    """`(latents (B, C, h, w), t) -> epsilon (B, C, h, w)` of a frozen network under a prompt.
+
+    For a flow the velocity takes epsilon's place.
 
     Args:
-        unet: a diffusers UNet: `unet(latents, t, encoder_hidden_states=...).sample`.
-        prompt_embeds: (B, L, D), one row per photo, or (1, L, D) for all.
+        unet: the network, a UNet or a transformer, that `call` knows to call.
+        prompt_embeds: one row per photo, or one for all; a Tensor (B, L, D) is embeds alone.
         negative_embeds: as prompt_embeds; needed when guidance_scale is not 1.
         guidance_scale: classifier-free guidance w: eps = eps_neg + w (eps_prompt - eps_neg).
-        alphas_cumprod: (num_train_timesteps,), for v-prediction.
+        alphas_cumprod: (num_train_timesteps,), for v-prediction; None for a flow.
+        prediction_type: epsilon, v_prediction or flow.
     Raises: ValueError on an unknown prediction type, or guidance without negative embeddings.
     Source: classifier-free guidance, arXiv:2207.12598, eq. 6.
     """
@@ -32,54 +98,79 @@ class NoisePredictor:
     def __init__(
         self,
         unet: Any,
-        prompt_embeds: Tensor,
+        prompt_embeds: Conditioning | Tensor,
         *,
-        alphas_cumprod: Tensor,
+        alphas_cumprod: Tensor | None,
         prediction_type: str = "epsilon",
-        negative_embeds: Tensor | None = None,
+        negative_embeds: Conditioning | Tensor | None = None,
         guidance_scale: float = 1.0,
+        call: NetworkCall = call_unet,
     ) -> None:
-        if prediction_type not in PREDICTION_TYPES:
+        known = (*PREDICTION_TYPES, FLOW)
+        if prediction_type not in known:
             raise ValueError(
-                f"prediction_type (={prediction_type!r}) must be one of "
-                f"{', '.join(PREDICTION_TYPES)}."
+                f"prediction_type (={prediction_type!r}) must be one of {', '.join(known)}."
             )
-        guided = guidance_scale != 1.0
-        if guided and negative_embeds is None:
+        if guidance_scale != 1.0 and negative_embeds is None:
             raise ValueError(f"guidance_scale (={guidance_scale}) needs negative_embeds.")
+        if alphas_cumprod is None and prediction_type == "v_prediction":
+            raise ValueError("prediction_type v_prediction needs alphas_cumprod.")
+        self.unet, self.call = unet, call
+        self.prompt_embeds = _conditioning(prompt_embeds)
+        self.negative_embeds: Conditioning | None = None
         # An empty negative prompt against an empty prompt guides nowhere and doubles the cost.
-        # One row stands for all photos, so the two are compared as they will be used.
-        if guided and negative_embeds is not None:
-            guided = not torch.equal(*torch.broadcast_tensors(prompt_embeds, negative_embeds))
-        self.unet = unet
-        self.prompt_embeds = prompt_embeds
-        self.negative_embeds = negative_embeds if guided else None
+        self.guided: list[bool] = []
+        if guidance_scale != 1.0 and negative_embeds is not None:
+            negative = _conditioning(negative_embeds)
+            self.guided = self.prompt_embeds.differs_from(negative)
+            self.negative_embeds = negative if any(self.guided) else None
         self.guidance_scale = guidance_scale
         self.prediction_type = prediction_type
-        self.dtype = prompt_embeds.dtype
-        self.alphas_cumprod = alphas_cumprod.to(prompt_embeds.device)
+        self.dtype = self.prompt_embeds.embeds.dtype
+        device = self.prompt_embeds.embeds.device
+        self.alphas_cumprod = None if alphas_cumprod is None else alphas_cumprod.to(device)
 
     def keep(self, indices: list[int]) -> NoisePredictor:
         """Return the predictor of only these photos of the batch."""
         kept = copy(self)
-        if len(self.prompt_embeds) > 1:
-            kept.prompt_embeds = self.prompt_embeds[indices]
-        if self.negative_embeds is not None and len(self.negative_embeds) > 1:
-            kept.negative_embeds = self.negative_embeds[indices]
+        kept.prompt_embeds = self.prompt_embeds.keep(indices)
+        if self.negative_embeds is not None:
+            if len(self.guided) > 1:
+                kept.guided = [self.guided[i] for i in indices]
+            kept.negative_embeds = self.negative_embeds.keep(indices) if any(kept.guided) else None
         return kept
 
     def __call__(self, latents: Tensor, t: Tensor) -> Tensor:
-        batch = len(latents)
-        embeds = self.prompt_embeds.expand(batch, -1, -1)
-        inputs = latents.to(self.dtype)
-        if self.negative_embeds is not None:
-            # Both branches in one batch: one call of twice the size is cheaper than two calls.
-            embeds = torch.cat([self.negative_embeds.expand(batch, -1, -1), embeds])
-            inputs = torch.cat([inputs, inputs])
-        output = self.unet(inputs, t, encoder_hidden_states=embeds).sample.to(latents.dtype)
-        if self.negative_embeds is not None:
-            negative, positive = output.chunk(2)
-            output = negative + self.guidance_scale * (positive - negative)
-        if self.prediction_type == "v_prediction":
-            return epsilon_from_v(output, latents, self.alphas_cumprod[t].to(latents.dtype))
+        if self.dtype == torch.float16 and latents.requires_grad:
+            output = with_scaled_gradient(lambda z: self._guided_output(z, t), latents)
+        else:
+            output = self._guided_output(latents, t)
+        if self.prediction_type == "v_prediction" and self.alphas_cumprod is not None:
+            # Not `[t]`, which would wait for the accelerator to say what t is.
+            alpha = self.alphas_cumprod.index_select(0, t.reshape(1)).to(latents.dtype)
+            return epsilon_from_v(output, latents, alpha)
         return output
+
+    def _guided_output(self, latents: Tensor, t: Tensor) -> Tensor:
+        """Return the network's output in the latents' dtype, guided in the rows where that acts."""
+        batch = len(latents)
+        prompt, inputs = self.prompt_embeds.expand(batch), latents.to(self.dtype)
+        if self.negative_embeds is None:
+            return self.call(self.unet, inputs, t, prompt).to(latents.dtype)
+        rows = torch.arange(batch, device=latents.device)
+        if not all(self.guided):
+            rows = rows[torch.tensor(self.guided, device=latents.device)]
+        # Both branches in one batch: one call of twice the size is cheaper than two calls.
+        output = self.call(
+            self.unet,
+            torch.cat([inputs[rows], inputs]),
+            t,
+            self.negative_embeds.expand(batch).keep(rows).followed_by(prompt),
+        ).to(latents.dtype)
+        negative, positive = output[: len(rows)], output[len(rows) :]
+        guide = (self.guidance_scale - 1) * (positive[rows] - negative)
+        return positive.index_add(0, rows, guide)
+
+
+def _conditioning(embeds: Conditioning | Tensor) -> Conditioning:
+    return embeds if isinstance(embeds, Conditioning) else Conditioning(embeds)

@@ -1,4 +1,7 @@
-"""Timestep schedules as linear steps z_s = a z_t + b epsilon (ALGORITHM: DDIM as a linear step)."""
+"""Timestep schedules as linear steps z_s = a z_t + b epsilon (ALGORITHM: DDIM as a linear step).
+
+Flow matching has the same form, with a = 1 and the velocity in epsilon's place.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import Self
 
 import torch
 from torch import Tensor
+
+FLOW_TIME_UNITS = 2**24
+"""A flow's t is sigma in fixed point: sigma = t / FLOW_TIME_UNITS, exact in float32 as in int64."""
 
 
 def _divisors_near(value: int, total: int) -> list[int]:
@@ -21,9 +27,11 @@ class Schedule:
     """T denoising steps, each the affine map z_s = a z_t + b epsilon(z_t, t).
 
     Attributes:
-        timesteps: (T,) int64, descending; the t each step starts from.
+        timesteps: (T,) int64, descending; the t each step starts from: a training step, or for a
+            flow sigma in units of 1 / FLOW_TIME_UNITS.
         a, b: (T,) float64 coefficients of each step.
-        alphas: (T,) float64, cumulative alpha at t. alphas_next: (T,) float64, at s.
+        alphas: (T,) float64, cumulative alpha at t. alphas_next: (T,) float64, at s. A flow's are
+            those of the same signal-to-noise ratio.
         first_index: index of the first kept step in the schedule it was cut from. The leapfrog
             phase of EDICT belongs to this absolute index, so a part-way schedule keeps its phase.
     """
@@ -46,14 +54,17 @@ class Schedule:
         *,
         steps_offset: int = 0,
         final_alpha_cumprod: float | Tensor | None = None,
+        timestep_spacing: str = "leading",
     ) -> Self:
-        """Return the deterministic (eta = 0) DDIM schedule with leading spacing.
+        """Return the deterministic (eta = 0) DDIM schedule.
 
         Args:
             alphas_cumprod: (num_train_timesteps,) cumulative alphas, in (0, 1], descending.
             num_inference_steps: T, an int; must divide num_train_timesteps.
             steps_offset: added to every timestep (0 in the DOODL code, 1 in Stable Diffusion's).
             final_alpha_cumprod: alpha after the last step, in (0, 1]; None: alphas_cumprod[0].
+            timestep_spacing: leading (980, 960, ... 0 at T = 50), as DOODL; or trailing (999, 979,
+                ... 19), which few-step models need: they are trained to start from pure noise.
         Raises: ValueError if an alpha is out of range or order, T does not divide the training
             steps, or a timestep falls outside them.
         Source: DDIM (arXiv:2010.02502), eq. 12, at sigma = 0:
@@ -82,11 +93,17 @@ class Schedule:
                 f"(={num_train}); try {near}."
             )
         stride = num_train // num_inference_steps
+        if timestep_spacing not in ("leading", "trailing"):
+            raise ValueError(
+                f"timestep_spacing (={timestep_spacing!r}) must be leading or trailing."
+            )
         timesteps = torch.arange(num_inference_steps - 1, -1, -1) * stride + steps_offset
+        if timestep_spacing == "trailing":
+            timesteps = timesteps + stride - 1
         if steps_offset < 0 or int(timesteps[0]) >= num_train:
             raise ValueError(
                 f"steps_offset (={steps_offset}) moves timesteps outside 0..{num_train - 1}; "
-                f"use 0..{stride - 1}."
+                f"use 0..{stride - 1 if timestep_spacing == 'leading' else 0}."
             )
         final = alphas_cumprod[0] if final_alpha_cumprod is None else final_alpha_cumprod
         final = torch.as_tensor(final, dtype=torch.float64).detach().cpu()
@@ -107,6 +124,53 @@ class Schedule:
         same = alphas_next == alphas
         a, b = torch.where(same, 1.0, a), torch.where(same, 0.0, b)
         return cls(timesteps.to(torch.int64), a, b, alphas, alphas_next)
+
+    @classmethod
+    def flow(
+        cls, num_inference_steps: int, *, shift: float = 1.0, last_sigma: float | None = None
+    ) -> Self:
+        """Return the schedule of a rectified flow: z_s = z_t + (sigma_s - sigma_t) v.
+
+        Args:
+            num_inference_steps: T >= 1; sigma falls linearly from 1, then is shifted.
+            shift: s > 0 in sigma <- s sigma / (1 + (s - 1) sigma); more than 1 spends more of the
+                steps on noise, as large images need.
+            last_sigma: sigma that the last step starts from, before the shift, in (0, 1); None:
+                1 / T. After it comes 0.
+        Raises: ValueError if a value is out of range.
+        Source: SD3 (arXiv:2403.03206), eq. 1 and 23.
+        """
+        if not isinstance(num_inference_steps, int) or isinstance(num_inference_steps, bool):
+            raise ValueError(f"num_inference_steps (={num_inference_steps!r}) must be an int.")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps (={num_inference_steps}) must be at least 1.")
+        if not 0 < shift < float("inf"):
+            raise ValueError(f"shift (={shift}) must be above zero and finite.")
+        last = 1 / num_inference_steps if last_sigma is None else last_sigma
+        if not 0 < last < 1 and num_inference_steps > 1:
+            raise ValueError(f"last_sigma (={last_sigma}) must be in (0, 1).")
+        sigmas = torch.linspace(1, last, num_inference_steps, dtype=torch.float64)
+        sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
+        # The network and the step must mean the same time, so both take it from t.
+        timesteps = (sigmas * FLOW_TIME_UNITS).round().to(torch.int64)
+        if (timesteps.diff() >= 0).any() or int(timesteps[-1]) == 0:
+            raise ValueError(
+                f"num_inference_steps (={num_inference_steps}) with shift (={shift}) leaves steps "
+                "of no length; take fewer."
+            )
+        sigmas = timesteps.double() / FLOW_TIME_UNITS
+        sigmas_next = torch.cat([sigmas[1:], sigmas.new_zeros(1)])
+
+        def alphas(sigma: Tensor) -> Tensor:
+            return (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
+
+        return cls(
+            timesteps,
+            torch.ones_like(sigmas),
+            sigmas_next - sigmas,
+            alphas(sigmas),
+            alphas(sigmas_next),
+        )
 
     def part(self, depth: float) -> Self:
         """Return the last ceil(depth * T) steps, their absolute indices kept.

@@ -652,6 +652,40 @@ def presets_show(
     raise typer.Exit(show_preset(name, as_json=json))
 
 
+@models_app.command("pull")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="A name of `models list`, or a hub id: owner/name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence; ask nothing.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="The half-size files, where there are any.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit or branch.  [default: the one we pin, else main]")
+    ] = None,
+) -> None:
+    """Show a model's size and licence, ask, and download it into the hub's cache.
+
+    Example: doodl-batch models pull sd15
+    """
+    from jobs.models import pull_model
+
+    raise typer.Exit(pull_model(name, yes=yes, fp16=fp16, revision=revision))
+
+
+@models_app.command("check")
+def models_check(
+    model: Annotated[str, typer.Argument(help="A name, a pulled hub id, a folder or a file.")],
+    json: Json = False,
+) -> None:
+    """Check that a model is whole and works, and print what it is; exit 6 if it does not.
+
+    Example: doodl-batch models check pocket
+    """
+    from jobs.models import show_check
+
+    raise typer.Exit(show_check(model, as_json=json))
+
+
 @app.command()
 def doctor(json: Json = False) -> None:
     """Check this machine: packages, models, Ray, disk, accelerator.

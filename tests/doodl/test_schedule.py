@@ -1,7 +1,10 @@
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
+from doodl.backbones.process import noise_process
+from doodl.schedule import FLOW_TIME_UNITS, Schedule, stable_diffusion_alphas_cumprod
 
 ALPHAS = stable_diffusion_alphas_cumprod()
 
@@ -96,3 +99,71 @@ def test_schedules_can_be_compared_and_hashed():
 def test_depth_outside_zero_one_is_refused(depth):
     with pytest.raises(ValueError, match="depth"):
         Schedule.ddim(ALPHAS, 10).part(depth)
+
+
+def test_trailing_steps_start_at_the_last_training_step():
+    schedule = Schedule.ddim(ALPHAS, 4, timestep_spacing="trailing", final_alpha_cumprod=1.0)
+    assert schedule.timesteps.tolist() == [999, 749, 499, 249]
+    assert schedule.noise_calls.all()
+    with pytest.raises(ValueError, match="leading or trailing"):
+        Schedule.ddim(ALPHAS, 4, timestep_spacing="linspace")
+    with pytest.raises(ValueError, match=r"use 0\.\.0"):
+        Schedule.ddim(ALPHAS, 4, timestep_spacing="trailing", steps_offset=1)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_flow_along_a_known_velocity_ends_on_the_image(shift):
+    image, noise = torch.randn(2, 10, dtype=torch.float64)
+    schedule = Schedule.flow(7, shift=shift)
+    z = noise
+    for a, b, t in zip(schedule.a, schedule.b, schedule.timesteps, strict=True):
+        sigma = t.double() / FLOW_TIME_UNITS
+        torch.testing.assert_close(z, (1 - sigma) * image + sigma * noise)
+        z = a * z + b * (noise - image)
+    torch.testing.assert_close(z, image)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 28])
+@pytest.mark.parametrize("num_patches", [64, 1024, 4096])
+def test_flow_sigmas_are_the_reference_schedulers(num_steps, num_patches):
+    """SD3 shifts by a constant, FLUX by the image's size; both against diffusers."""
+    sd3 = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    sd3.set_timesteps(num_steps)
+    flux = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    flux.set_timesteps(
+        sigmas=torch.linspace(1, 1 / num_steps, num_steps).tolist(),
+        mu=calculate_shift(num_patches),
+    )
+    for kind, reference in (("sd3", sd3), ("flux", flux)):
+        config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **reference.config}
+        schedule = noise_process(config, kind).schedule(num_steps, num_patches)
+        sigmas = schedule.timesteps / FLOW_TIME_UNITS
+        torch.testing.assert_close(sigmas, reference.sigmas[:-1], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            schedule.b, reference.sigmas.diff().double(), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_flow_keeps_its_absolute_index_and_needs_every_call():
+    schedule = Schedule.flow(10, shift=3.0)
+    assert schedule.part(0.3).first_index == 7
+    assert schedule.noise_calls.all()
+    assert (schedule.alphas.diff() > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [
+        (0, {}),
+        (2.0, {}),
+        (True, {}),
+        (4, {"shift": 0}),
+        (4, {"shift": float("inf")}),
+        (4, {"last_sigma": 1.0}),
+        (4, {"last_sigma": 0.0}),
+        (8, {"shift": 1e12}),
+    ],
+)
+def test_flow_of_no_sense_is_refused(steps, options):
+    with pytest.raises(ValueError, match=r"num_inference_steps|shift|last_sigma"):
+        Schedule.flow(steps, **options)
