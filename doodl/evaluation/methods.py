@@ -23,6 +23,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
 from doodl.backbones import Backbone
+from doodl.backbones.process import Diffusion
 from doodl.config import EditConfig, SamplerConfig
 from doodl.edit import EditRequest, EditResult, PhotoEditor
 from doodl.errors import DoodlError
@@ -115,7 +116,13 @@ class ZeroUNet(nn.Module):
 class LatentBackbone(Backbone):
     """A backbone whose sampler is the identity: the latents are the autoencoder's own."""
 
-    def schedule(self, num_inference_steps: int, depth: float = 1.0) -> Schedule:  # noqa: ARG002
+    def schedule(
+        self,
+        num_inference_steps: int,  # noqa: ARG002
+        depth: float = 1.0,  # noqa: ARG002
+        *,
+        size_px: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> Schedule:
         one = torch.ones(1, dtype=torch.float64)
         return Schedule.from_alphas(torch.zeros(1, dtype=torch.int64), one, one)
 
@@ -123,7 +130,10 @@ class LatentBackbone(Backbone):
 def without_noise(backbone: Backbone) -> Backbone:
     """Return the backbone with noise_pred = 0, whatever its UNet was trained to predict."""
     # As epsilon: a zero v would stand for a noise that is not zero.
-    return replace(backbone, unet=ZeroUNet(backbone.unet.config), prediction_type="epsilon")
+    process = backbone.process
+    if isinstance(process, Diffusion):
+        process = replace(process, prediction_type="epsilon")
+    return replace(backbone, unet=ZeroUNet(backbone.unet.config), process=process)
 
 
 def counted(editor: PhotoEditor) -> PhotoEditor:

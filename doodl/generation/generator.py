@@ -145,7 +145,7 @@ class ImageGenerator:
         self.check_size(first.width_px, first.height_px)
         predictor = self.backbone.predictor(
             [request.prompt for request in requests],
-            negative=first.negative_prompt,
+            negative_prompts=first.negative_prompt,
             guidance_scale=self.config.sampler.guidance_scale,
         )
         start = self._start(requests, predictor)
