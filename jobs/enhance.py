@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs import console, exits
+from jobs.submit import Place, Where, find_place, submit_run
 from manifests.commits import OutputFolder
 from manifests.plan import COMPUTED, COPY, DEFERRED, DONE, FAILED, INVALID
 from pipeline.models import resolve_device, resolve_model
 from pipeline.plan import RunChoice, preview_plan
 from pipeline.run import RunSummary, run_job
+from pipeline.shared import MissingPathError, check_shared, in_ray_job, shared_paths
 from pipeline.spec import JobSpec, default_out, make_spec
 
 
-def _spec(photos: Path, out: Path | None, options: dict[str, Any]) -> tuple[JobSpec, str]:
+def _spec(
+    photos: Path, out: Path | None, options: dict[str, Any], place: Place | None = None
+) -> tuple[JobSpec, str]:
     """Return the spec of the options, with `auto` resolved, and one line on what it became."""
     if not photos.exists():
         raise exits.UsageError(f"{photos} does not exist; give a folder of photos or a manifest.")
@@ -27,8 +31,12 @@ def _spec(photos: Path, out: Path | None, options: dict[str, Any]) -> tuple[JobS
     recorded = None if job is None else job["params"].get("model")
     model, why = resolve_model(options["model"], recorded)
     options = {**options, "model": model}
-    if "device" in options:
-        options["device"] = resolve_device(options["device"])
+    if place is not None:
+        # What a job's driver makes of its spec; this machine's accelerator says nothing of a
+        # cluster's.
+        options["runner"] = "cluster" if place.runner == "submit" else place.runner
+        if options["runner"] != "cluster":
+            options["device"] = resolve_device(options["device"])
     with exits.usage_errors():
         return make_spec(photos, out, **options), f"model {model}: {why}"
 
@@ -43,33 +51,63 @@ def run_enhance(
     out: Path | None,
     options: dict[str, Any],
     choice: dict[str, Any],
+    where: Where,
     *,
     report: bool,
     as_json: bool,
 ) -> int:
-    """Run the job, print its summary and return its exit code."""
-    spec, why = _spec(photos, out, options)
-    return _run(spec, _choice(choice), why, report=report, as_json=as_json)
+    """Run the job, here or on a cluster, print its summary and return its exit code."""
+    place = find_place(where)
+    spec, why = _spec(photos, out, options, place)
+    lines = [why, place.why]
+    return _run(spec, _choice(choice), lines, place, where, report=report, as_json=as_json)
 
 
-def run_spec_file(path: Path, *, if_running: str, as_json: bool) -> int:
+def run_spec_file(
+    path: Path, choice: dict[str, Any], where: Where, *, report: bool, as_json: bool
+) -> int:
     """Run a written spec and return its exit code."""
+    _check_shared([str(path)])
     if not path.is_file():
         raise exits.UsageError(f"{path} is not a file; give a job spec, as OUT/_state/spec.json.")
     with exits.usage_errors():
         spec = JobSpec.from_json(path.read_text())
-    choice = _choice({"if_running": if_running})
-    return _run(spec, choice, f"spec {path}", report=True, as_json=as_json)
+    _check_shared([path for path in shared_paths(spec) if path != spec.out])
+    place = find_place(where, spec_runner=spec.runner)
+    runner = "cluster" if place.runner == "submit" else place.runner
+    spec = replace(spec, runner=runner)
+    lines = [f"spec {path}", place.why]
+    return _run(spec, _choice(choice), lines, place, where, report=report, as_json=as_json)
 
 
-def _run(spec: JobSpec, choice: RunChoice, why: str, *, report: bool, as_json: bool) -> int:
+def _check_shared(paths: list[str]) -> None:
+    """Check first of all, in a cluster's job, that its node has what the submitter has."""
+    if not in_ray_job():
+        return
+    try:
+        check_shared(paths)
+    except MissingPathError as error:
+        console.result(error.problem_line())
+        raise
+
+
+def _run(
+    spec: JobSpec,
+    choice: RunChoice,
+    lines: list[str],
+    place: Place,
+    where: Where,
+    *,
+    report: bool,
+    as_json: bool,
+) -> int:
+    if place.runner == "submit":
+        for line in [] if as_json else lines:
+            console.say(line)
+        return submit_run(spec, choice, place, where, report=report, as_json=as_json)
     with console.RunProgress(quiet=as_json) as progress:
-        progress.message(why)
-        if os.environ.get("RAY_ADDRESS") and spec.runner == "local":
-            progress.message(
-                "RAY_ADDRESS is set and not used: this version runs on a private Ray on this "
-                "machine; running on a cluster comes later"
-            )
+        for line in lines:
+            progress.message(line)
         summary = run_job(spec, choice, progress)
     page = _report(spec.out) if report and (summary.computed or summary.copied) else None
     if as_json:

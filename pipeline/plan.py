@@ -131,16 +131,23 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
             # An interrupted redo of the same options goes on; any other begins anew.
             going_on = recorded.get("redo", {}).get("open") and not changed
             done = done if going_on else done.slice(0, 0)
-        elif changed:
-            named = ", ".join(f"{name}: {old!r} → {new!r}" for name, (old, new) in changed.items())
-            raise JobConflictError(
-                f"{spec.out} belongs to a job with other options ({named}); "
-                "choose another --out, or do everything again with --redo.",
-                changed,
-            )
+        else:
+            refuse_other_job(recorded, spec)
     storage = folder.storage if recorded is not None else None
     inputs = hash_inputs(load_input(spec.photos), storage)
     return plan_rows(inputs, done, params_fingerprint(spec.params()), choice.options())
+
+
+def refuse_other_job(recorded: dict[str, Any], spec: JobSpec) -> None:
+    """Raise JobConflictError if a folder's recorded job has other options than the spec."""
+    changed = differences(recorded, job_record(spec))
+    if changed:
+        named = ", ".join(f"{name}: {old!r} → {new!r}" for name, (old, new) in changed.items())
+        raise JobConflictError(
+            f"{spec.out} belongs to a job with other options ({named}); "
+            "choose another --out, or do everything again with --redo.",
+            changed,
+        )
 
 
 def _nothing_done() -> pa.Table:

@@ -228,6 +228,7 @@ class RowProcessor:
         self.edit = EditPhotos(spec)
         self.commit = CommitRows(spec, fingerprint, job)
         self.device = spec.device
+        self.node = socket.gethostname()
 
     def setup(self) -> None:
         """Load the models. Raises: whatever keeps them from loading; no row is charged for it."""
@@ -306,7 +307,7 @@ class RowProcessor:
             peak_memory_bytes=_peak_memory_bytes(),
             started_at=started,
             finished_at=finished,
-            node=socket.gethostname(),
+            node=self.node,
             device=self.device,
         )
 

@@ -146,7 +146,6 @@ def run_loop(
     base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups]
     weights = [w for group in optimizer.param_groups for w in group["params"]]
 
-
     def worked() -> float:
         return time.process_time() / torch.get_num_threads() if on_cpu else time.monotonic()
 
