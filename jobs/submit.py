@@ -130,9 +130,9 @@ def submit_run(
     state = _running(server, name)
     if state is not None:
         if choice.if_running == "skip":
-            console.say(f"{state.submission_id} is at work on it already; nothing submitted")
+            console.say(f"{state.submission_id} is at work on it already; left to itself")
             return exits.OK
-        console.say(f"{state.submission_id} is at work on it already; following that one")
+        console.say(f"{state.submission_id} is at work on it already; nothing new is submitted")
         submission_id = state.submission_id
     else:
         submission_id = submitting.submit(name)

@@ -72,7 +72,7 @@ def find_cluster(address: str, *, check_versions: bool = True, with_token: bool 
         raise ClusterError(
             "client", "submitting needs Ray's job client; pip install 'doodl-batch[cluster]'."
         )
-    cluster = within(PREFLIGHT_SECONDS, address, lambda: _answer(address, with_token))
+    cluster = _found(address, with_token)
     if check_versions:
         _check_versions(cluster)
     return cluster
@@ -145,22 +145,42 @@ def _dead(address: str, why: str) -> ClusterError:
     )
 
 
-def _answer(address: str, with_token: bool) -> Cluster:
+def _found(address: str, with_token: bool) -> Cluster:
     if "://" in address:
-        return _ask(address.rstrip("/"), with_token)
+        return _timed(address, lambda: _ask(address.rstrip("/"), with_token))
     if address != "auto":
-        host, _, port = address.rpartition(":")
         # So that a port where nothing listens is told at once.
-        socket.create_connection((host.strip("[]"), int(port)), PREFLIGHT_SECONDS).close()
+        _timed(address, lambda: _connect(address))
         try:
-            return _ask(f"http://{address}", with_token)
+            return _timed(address, lambda: _ask(f"http://{address}", with_token))
         except ClusterError as error:
             if error.problem != "address":
                 raise
+    # A head's own port speaks no HTTP: Ray's client asks it where its job server is. Its import
+    # takes seconds and is no part of the limit.
     from pipeline.submission import dashboard_url
 
     token = read_token() if with_token else None
-    return _ask(dashboard_url(address, token), with_token)
+    url = _timed(address, lambda: dashboard_url(address, token))
+    try:
+        return _timed(url, lambda: _ask(url, with_token))
+    except ClusterError as error:
+        if error.problem != "address":
+            raise
+        raise ClusterError(
+            "address",
+            f"the Ray head at {address} has its job server at {url}, which does not answer from "
+            "here; start it with --dashboard-host=0.0.0.0, or give an --address that does.",
+        ) from error
+
+
+def _timed(address: str, ask: Callable[[], Any]) -> Any:
+    return within(PREFLIGHT_SECONDS, address, ask)
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), PREFLIGHT_SECONDS).close()
 
 
 def _ask(url: str, with_token: bool) -> Cluster:
