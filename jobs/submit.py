@@ -127,23 +127,24 @@ def submit_run(
     server = JobServer(place.cluster)
     name = submission_name(spec.out, params_fingerprint(spec.params()))
     submitting = _Submitting(server, folder, spec, choice, place, where.code, user_env, report)
+    say = _nowhere if as_json else console.say
     state = _running(server, name)
     if state is not None:
         if choice.if_running == "skip":
-            console.say(f"{state.submission_id} is at work on it already; left to itself")
+            say(f"{state.submission_id} is at work on it already; left to itself")
             return exits.OK
-        console.say(f"{state.submission_id} is at work on it already; nothing new is submitted")
+        say(f"{state.submission_id} is at work on it already; nothing new is submitted")
         submission_id = state.submission_id
     else:
         submission_id = submitting.submit(name)
-        console.say(f"submitted as {submission_id}")
+        say(f"submitted as {submission_id}")
     if where.detach:
         _print_detached(submission_id, spec.out, as_json)
         return exits.OK
     code = _follow_and_tell(server, submission_id, spec.out, as_json)
     if state is not None and choice.if_running == "wait":
         submission_id = submitting.submit(name)
-        console.say(f"submitted as {submission_id}")
+        say(f"submitted as {submission_id}")
         code = _follow_and_tell(server, submission_id, spec.out, as_json)
     return code
 

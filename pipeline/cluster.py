@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from pipeline.errors import UnusableEnvironmentError
 from pipeline.outcomes import ROW_TIMEOUT, WorkItem
 from pipeline.pools import Completion
 from pipeline.shared import check_shared, shared_paths
+from pipeline.shipping import code_digest
 from pipeline.spec import JobSpec
 from pipeline.stages import RowProcessor
 
@@ -29,10 +31,13 @@ _MAX_DEAD_STARTS = 5
 class _Worker:
     """What runs in the actor's process."""
 
-    def __init__(self, spec_json: str, fingerprint: str, job: Mapping[str, Any]) -> None:
+    def __init__(
+        self, spec_json: str, fingerprint: str, job: Mapping[str, Any], code: str | None
+    ) -> None:
         spec = JobSpec.from_json(spec_json)
         if spec.runner == "cluster":
             check_shared(shared_paths(spec))
+            _check_code(code)
         self._process = RowProcessor(spec, fingerprint, job)
         self._process.setup()
         self._node_id = ray.get_runtime_context().get_node_id()
@@ -46,6 +51,16 @@ class _Worker:
 
     def process(self, items: tuple[WorkItem, ...]) -> list[Any]:
         return self._process(items)
+
+
+def _check_code(code: str | None) -> None:
+    """Raise UnusableEnvironmentError if this node imports other code than the driver does."""
+    if code != code_digest():
+        raise UnusableEnvironmentError(
+            f"the cluster's node {socket.gethostname()} runs other code of doodl-batch "
+            f"({Path(__file__).parent}) than the job's driver; with --code image every node needs "
+            "the same image."
+        )
 
 
 @dataclass(eq=False)
@@ -122,7 +137,8 @@ class RayPool:
                 max_restarts=0,
                 max_task_retries=0,
             )(_Worker)
-            self._arguments = (spec.to_json(), fingerprint, dict(job))
+            code = code_digest() if spec.runner == "cluster" else None
+            self._arguments = (spec.to_json(), fingerprint, dict(job), code)
             workers = min(max_workers, self._workers(need))
             self._slots = [self._started() for _ in range(workers)]
         except BaseException:

@@ -60,6 +60,15 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
+def code_digest() -> str:
+    """Return a hash of the program's own code as it is imported here, and of nothing it ships."""
+    digest = hashlib.sha256()
+    for name, path in _source_files():
+        if path.suffix == ".py":
+            digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def _source_files() -> Iterator[tuple[str, Path]]:
     for package in PACKAGES:
         found = importlib.util.find_spec(package)

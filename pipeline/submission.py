@@ -31,6 +31,7 @@ LOST_EXIT = 6
 # A quiet cluster starts a job's shell in two seconds; the job itself looks again.
 _PROBE_SECONDS = 8.0
 _POLL_SECONDS = 0.2
+_STARTING_SECONDS = 120.0
 _SILENCE_SECONDS = 30.0
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
@@ -88,7 +89,7 @@ class JobServer:
         """
         probe = f"doodl-batch-check-{secrets.token_hex(8)}"
         with _asking(self.cluster):
-            self._client.submit_job(entrypoint=probe_command(paths), submission_id=probe)
+            self._submit(entrypoint=probe_command(paths), submission_id=probe)
             deadline = time.monotonic() + _PROBE_SECONDS
             while not self._client.get_job_status(probe).is_terminal():
                 if time.monotonic() > deadline:
@@ -123,7 +124,7 @@ class JobServer:
             environment = runtime_env(user_env, empty, wheel, stop_wait_seconds)
             with _asking(self.cluster):
                 try:
-                    self._client.submit_job(
+                    self._submit(
                         entrypoint=self._entrypoint(arguments, user_env, code),
                         submission_id=submission_id,
                         runtime_env=environment,
@@ -133,6 +134,18 @@ class JobServer:
                     if "already exists" in str(error):
                         raise IdTakenError(submission_id) from error
                     raise
+
+    def _submit(self, **job: Any) -> None:
+        """Submit, patiently with a cluster that answers and whose parts are still starting."""
+        deadline = time.monotonic() + _STARTING_SECONDS
+        while True:
+            try:
+                self._client.submit_job(**job)
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def _entrypoint(self, arguments: Sequence[str], user_env: dict[str, Any], code: str) -> str:
         candidates = ['"$VIRTUAL_ENV/bin/python"', '"$CONDA_PREFIX/bin/python"', "python"]

@@ -23,6 +23,7 @@ import requests
 MARK = "DOODL_TEST_CLUSTER"
 RAY = Path(sys.executable).parent / "ray"
 MEMORY_BYTES = 100_000_000
+START_SECONDS = 180
 
 
 def free_ports(count):
@@ -85,7 +86,7 @@ class StartedCluster:
             self._ray_start(
                 "--address", self.gcs, "--num-cpus", cpus, "--dashboard-agent-listen-port", agent
             )
-        wait_for(lambda: _answers(self.url), "the dashboard", 60)
+        wait_for(lambda: _answers(self.url), "the dashboard", START_SECONDS)
         return self
 
     def _ray_start(self, *arguments):
@@ -124,7 +125,10 @@ class UtilsCluster:
             f"head = dict(num_cpus=1, num_gpus=0, include_dashboard=True, "
             f"dashboard_port={self.dashboard_port}, object_store_memory={MEMORY_BYTES})\n"
             "cluster = Cluster(initialize_head=True, head_node_args=head)\n"
-            f"cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory={MEMORY_BYTES})\n"
+            # Of its own, as on a second machine: two nodes in one folder undo each other's
+            # installed wheels (Ray 2.60).
+            f"cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory={MEMORY_BYTES}, "
+            f"temp_dir={str(self.folder / 'second')!r})\n"
             "print(cluster.address, flush=True)\n"
             "sys.stdin.read()\n"
             "cluster.shutdown()\n"
@@ -135,10 +139,15 @@ class UtilsCluster:
                 **{MARK: self.mark}, RAY_AUTH_MODE="disabled", RAY_TMPDIR=str(self.folder),
                 RAY_USAGE_STATS_ENABLED="0",
             ),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(self.folder / "err").open("w"),
         )  # fmt: skip
-        self.gcs = self.process.stdout.readline().strip()
-        wait_for(lambda: _answers(self.url), "the dashboard", 60)
+        try:
+            self.gcs = self.process.stdout.readline().strip()
+            assert self.gcs, (self.folder / "err").read_text()
+            wait_for(lambda: _answers(self.url), "the dashboard", START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self):
         self.process.stdin.close()

@@ -74,7 +74,10 @@ class Job:
         return subprocess.Popen(
             [DOODL_BATCH, *map(str, arguments)],
             cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=bare_environment(**{"RAY_ADDRESS": self.address, **self.environment}), **options,
+            env=bare_environment(
+                PYTHONPATH=str(TESTS.parent), RAY_ADDRESS=self.address, **self.environment
+            ),
+            **options,
         )  # fmt: skip
 
     def call(self, *arguments):
