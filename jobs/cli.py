@@ -84,9 +84,52 @@ Seed = Annotated[int | None, typer.Option(help="Seed of every row.  [default: fr
 Images = Annotated[str, typer.Option(help="Keep edited photos as: both, files or parquet.")]
 MaxPixels = Annotated[int, typer.Option(help="Photos of more pixels than this fail their row.")]
 StripGps = Annotated[bool, typer.Option("--strip-gps", help="Leave positions out of the results.")]
-Workers = Annotated[int, typer.Option(help="Worker processes; 0: one per core or accelerator.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        "--max-workers",
+        help="At most so many workers; a cluster may grow to them.  0: what there is room for now.",
+    ),
+]
+GpusPerWorker = Annotated[
+    float, typer.Option(help="GPUs that each worker takes; 0.5 lets two share one.")
+]
+CpusPerWorker = Annotated[float, typer.Option(help="CPU cores that each worker takes.")]
+Resources = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="A cluster's own resources per worker, as '{\"a100\": 1}'."),
+]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
-Runner = Annotated[str, typer.Option(help="local (a private Ray) or inline (no Ray, one process).")]
+Runner = Annotated[
+    str,
+    typer.Option(
+        help="auto, submit (a job of the cluster at --address or RAY_ADDRESS), local (a private "
+        "Ray on this machine) or inline (no Ray, one process)."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="A Ray cluster: http://HOST:8265, HOST:6379 or auto.  [default: RAY_ADDRESS]"
+    ),
+]
+Code = Annotated[
+    str, typer.Option(help="What the cluster runs: wheel (this installation) or image (its own).")
+]
+RuntimeEnv = Annotated[
+    Path | None,
+    typer.Option(
+        help="Ray runtime environment for the cluster, YAML or JSON: pip, env_vars, …",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Print the submitted job's id and leave it to itself.")
+]
+Report = Annotated[bool, typer.Option(help="Write OUT/report at the end.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 RowTimeout = Annotated[
     float, typer.Option(help="Seconds after which a photo is given up; 0: never.")
@@ -127,7 +170,6 @@ OnFinish = Annotated[
     ),
 ]
 IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fail, skip or wait.")]
-Report = Annotated[bool, typer.Option(help="Write OUT/report at the end.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 PromptsManifest = Annotated[
     Path | None,
@@ -210,6 +252,19 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
+def resource_amounts(text: str | None) -> dict[str, float]:
+    """Return the amounts of --resources."""
+    import json
+
+    try:
+        amounts = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        amounts = None
+    if not isinstance(amounts, dict):
+        raise exits.UsageError(f"--resources {text!r} must be JSON, as '{{\"a100\": 1}}'.")
+    return amounts
+
+
 @app.command()
 def enhance(
     photos: Photos,
@@ -227,7 +282,14 @@ def enhance(
     strip_gps: StripGps = False,
     workers: Workers = 0,
     batch_size: BatchSize = 1,
-    runner: Runner = "local",
+    gpus_per_worker: GpusPerWorker = 1.0,
+    cpus_per_worker: CpusPerWorker = 1.0,
+    resources: Resources = None,
+    runner: Runner = "auto",
+    address: Address = None,
+    code: Code = "wheel",
+    runtime_env: RuntimeEnv = None,
+    detach: Detach = False,
     device: Device = "auto",
     row_timeout: RowTimeout = 0.0,
     checkpoint_every: CheckpointEvery = 5,
@@ -242,7 +304,7 @@ def enhance(
     limit: Limit = None,
     max_gpu_hours: MaxGpuHours = None,
     if_running: IfRunning = "fail",
-    report: Annotated[bool, typer.Option(help="Write OUT/report at the end.")] = True,
+    report: Report = True,
     on_finish: OnFinish = None,
     check: Annotated[bool, typer.Option("--check", hidden=True)] = False,
     json: Json = False,
@@ -254,12 +316,15 @@ def enhance(
     Example: doodl-batch enhance photos/ --direction up
     """
     from jobs.enhance import check_enhance, run_enhance
+    from jobs.submit import Where
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
-        max_pixels=max_pixels, num_workers=workers, batch_size=batch_size, runner=runner,
-        device=device, row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
+        max_pixels=max_pixels, num_workers=workers, batch_size=batch_size,
+        gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
+        resources=resource_amounts(resources), device=device,
+        row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
         max_attempts=max_attempts, breaker=breaker, grace_seconds=grace,
     )  # fmt: skip
     choice = {
@@ -269,9 +334,10 @@ def enhance(
     }  # fmt: skip
     if check:
         raise typer.Exit(check_enhance(photos, out, options, choice, on_finish))
+    where = Where(runner, address, code, runtime_env, detach)
     raise typer.Exit(
         run_enhance(
-            photos, out, options, choice, report=report, on_finish=on_finish, as_json=json
+            photos, out, options, choice, where, report=report, on_finish=on_finish, as_json=json
         )
     )  # fmt: skip
 
@@ -551,7 +617,20 @@ def plan(
 @app.command()
 def run(
     spec: Annotated[Path, _path_argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")],
+    runner: Runner = "auto",
+    address: Address = None,
+    code: Code = "wheel",
+    runtime_env: RuntimeEnv = None,
+    detach: Detach = False,
+    redo: Redo = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
+    only_failed: OnlyFailed = False,
+    since: Since = None,
+    limit: Limit = None,
+    max_gpu_hours: MaxGpuHours = None,
     if_running: IfRunning = "fail",
+    report: Report = True,
     on_finish: OnFinish = None,
     json: Json = False,
 ) -> None:
@@ -560,19 +639,58 @@ def run(
     Example: doodl-batch run photos-doodl/_state/spec.json
     """
     from jobs.enhance import run_spec_file
+    from jobs.submit import Where
 
-    raise typer.Exit(run_spec_file(spec, if_running=if_running, on_finish=on_finish, as_json=json))
+    choice = {
+        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours,
+        "if_running": if_running,
+    }  # fmt: skip
+    where = Where(runner, address, code, runtime_env, detach)
+    raise typer.Exit(
+        run_spec_file(
+            spec, choice, where, report=report, on_finish=on_finish, as_json=json
+        )
+    )  # fmt: skip
 
 
 @app.command()
-def status(out: OutArgument, json: Json = False) -> None:
+def status(out: OutArgument, address: Address = None, json: Json = False) -> None:
     """Count an output folder's rows by state, and say whether a run is at work on it.
 
     Example: doodl-batch status photos-doodl
     """
     from jobs.status import show_status
 
-    raise typer.Exit(show_status(out, as_json=json))
+    raise typer.Exit(show_status(out, address, as_json=json))
+
+
+@app.command()
+def logs(
+    out: OutArgument,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Show what the job says that was last submitted to a cluster for an output folder.
+
+    Example: doodl-batch logs photos-doodl --follow
+    """
+    from jobs.logs import show_logs
+
+    raise typer.Exit(show_logs(out, address, follow=follow))
+
+
+@app.command()
+def stop(out: OutArgument, address: Address = None, json: Json = False) -> None:
+    """Let the run at work on an output folder end in order, and say what is committed.
+
+    Example: doodl-batch stop photos-doodl
+    """
+    from jobs.stop import stop_run
+
+    raise typer.Exit(stop_run(out, address, as_json=json))
 
 
 @app.command()
@@ -687,14 +805,14 @@ def models_check(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
-    """Check this machine: packages, models, Ray, disk, accelerator.
+def doctor(out: Out = None, address: Address = None, json: Json = False) -> None:
+    """Check this machine: packages, models, disk, accelerator; and the cluster, if one is named.
 
     Example: doodl-batch doctor
     """
     from jobs.doctor import show_checks
 
-    raise typer.Exit(show_checks(as_json=json))
+    raise typer.Exit(show_checks(out, address, as_json=json))
 
 
 @manifest_app.command("build")

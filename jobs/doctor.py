@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from jobs import console, exits
 from pipeline.models import known_models, resolve_device
+from pipeline.preflight import Cluster, ClusterError, find_cluster, without_secrets
 
 _PACKAGES = (
     "torch", "torchvision", "diffusers", "transformers",
@@ -30,9 +31,13 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def show_checks(*, as_json: bool) -> int:
-    """Print every check; return 6 if one failed."""
-    checks = list(_checks())
+def show_checks(out: Path | None, address: str | None, *, as_json: bool) -> int:
+    """Print every check; return 6 if one failed.
+
+    Args:
+        out: an output folder that the cluster should see. address: the cluster's; RAY_ADDRESS.
+    """
+    checks = [*_checks(), *_cluster(out, address)]
     if as_json:
         console.print_json([check._asdict() for check in checks])
     else:
@@ -58,7 +63,6 @@ def _checks() -> Iterator[Check]:
     yield Check("accelerator", "info", device, note)
     yield _temporary_space()
     yield _home()
-    yield _ray_address()
 
 
 def _state(good: bool) -> str:
@@ -89,9 +93,36 @@ def _home() -> Check:
     return Check("home", "good" if good else "info", str(home), advice)
 
 
-def _ray_address() -> Check:
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        return Check("RAY_ADDRESS", "info", "not set", "runs start a private Ray")
-    advice = "this version's runs start a private Ray all the same; a cluster comes later"
-    return Check("RAY_ADDRESS", "info", f"{address}, not used", advice)
+def _cluster(out: Path | None, address: str | None) -> Iterator[Check]:
+    """Check the cluster that runs would be submitted to: that it answers, lets us in and fits."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address or address == "local":
+        yield Check("cluster", "info", "none named", "runs start a private Ray")
+        return
+    named = without_secrets(address)
+    try:
+        cluster = find_cluster(address)
+    except ValueError as error:
+        yield Check("cluster address", "bad", named, str(error))
+        return
+    except ClusterError as error:
+        yield Check(f"cluster {error.problem}", "bad", named, str(error))
+        return
+    token = "accepts our token" if cluster.token else "asks for no token"
+    yield Check("cluster", "good", f"Ray {cluster.ray_version} at {cluster.url}, {token}")
+    if out is not None:
+        yield _shared_path(cluster, out)
+
+
+def _shared_path(cluster: Cluster, out: Path) -> Check:
+    """Let the cluster look for a folder; the name of one that is not there yet says nothing."""
+    from pipeline.submission import JobServer
+
+    path = next(p for p in (out, *out.parents) if p.exists())
+    try:
+        missing = JobServer(cluster).missing_path([str(path)])
+    except ClusterError as error:
+        return Check("shared path", "bad", str(path), str(error))
+    if missing is None:
+        return Check("shared path", "good", f"{path} exists on the cluster's head")
+    return Check("shared path", "bad", str(path), str(missing))

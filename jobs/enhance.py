@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs import console, exits
-from jobs.finish import check_target, tell
+from jobs.finish import check_target, summary_of, tell
+from jobs.submit import Place, Where, find_place, submit_run
 from manifests.commits import OutputFolder
 from pipeline.models import resolve_device, resolve_model
 from pipeline.plan import RunChoice, refuse_conflict
 from pipeline.run import RunSummary, run_job
+from pipeline.shared import MissingPathError, check_shared, in_ray_job, shared_paths
 from pipeline.spec import JobSpec, default_out, make_spec
 
 
 def build_spec(
-    photos: Path | None, out: Path | None, options: dict[str, Any]
+    photos: Path | None, out: Path | None, options: dict[str, Any], place: Place | None = None
 ) -> tuple[JobSpec, str]:
     """Return the spec of the options, with `auto` resolved, and one line on what it became."""
     if photos is not None and not photos.exists():
@@ -29,7 +31,13 @@ def build_spec(
     recorded = None if job is None else job["params"].get("model")
     model, why = resolve_model(options["model"], recorded)
     options = {**options, "model": model}
-    if "device" in options:
+    if place is not None:
+        # What a job's driver makes of its spec; this machine's accelerator says nothing of a
+        # cluster's.
+        options["runner"] = "cluster" if place.runner == "submit" else place.runner
+        if options["runner"] != "cluster":
+            options["device"] = resolve_device(options["device"])
+    elif "device" in options:
         options["device"] = resolve_device(options["device"])
     with exits.usage_errors():
         return make_spec(photos, out, **options), f"model {model}: {why}"
@@ -46,16 +54,21 @@ def run_enhance(
     out: Path | None,
     options: dict[str, Any],
     choice: dict[str, Any],
+    where: Where,
     *,
     report: bool,
     on_finish: str | None = None,
     as_json: bool,
 ) -> int:
-    """Run the job, print its summary and return its exit code."""
+    """Run the job, here or on a cluster, print its summary and return its exit code."""
     check_target(on_finish)
-    spec, why = build_spec(photos, out, options)
-    choosing = build_choice(choice)
-    return run_spec(spec, choosing, why, report=report, on_finish=on_finish, as_json=as_json)
+    place = find_place(where)
+    spec, why = build_spec(photos, out, options, place)
+    lines = [why, place.why]
+    return run_spec(
+        spec, build_choice(choice), lines, place, where,
+        report=report, on_finish=on_finish, as_json=as_json,
+    )  # fmt: skip
 
 
 def check_enhance(
@@ -73,35 +86,75 @@ def check_enhance(
     return exits.OK
 
 
-def run_spec_file(path: Path, *, if_running: str, on_finish: str | None, as_json: bool) -> int:
+def run_spec_file(
+    path: Path,
+    choice: dict[str, Any],
+    where: Where,
+    *,
+    report: bool,
+    on_finish: str | None,
+    as_json: bool,
+) -> int:
     """Run a written spec and return its exit code."""
     check_target(on_finish)
+    _check_shared([str(path)])
     if not path.is_file():
         raise exits.UsageError(f"{path} is not a file; give a job spec, as OUT/_state/spec.json.")
     with exits.usage_errors():
         spec = JobSpec.from_json(path.read_text())
-    chosen = build_choice({"if_running": if_running})
-    why = f"spec {path}"
-    return run_spec(spec, chosen, why, report=True, on_finish=on_finish, as_json=as_json)
+    _check_shared([path for path in shared_paths(spec) if path != spec.out])
+    place = find_place(where, spec_runner=spec.runner)
+    runner = "cluster" if place.runner == "submit" else place.runner
+    spec = replace(spec, runner=runner)
+    lines = [f"spec {path}", place.why]
+    return run_spec(
+        spec, build_choice(choice), lines, place, where,
+        report=report, on_finish=on_finish, as_json=as_json,
+    )  # fmt: skip
+
+
+def _check_shared(paths: list[str]) -> None:
+    """Check first of all, in a cluster's job, that its node has what the submitter has."""
+    if not in_ray_job():
+        return
+    try:
+        check_shared(paths)
+    except MissingPathError as error:
+        console.result(error.problem_line())
+        raise
 
 
 def run_spec(
     spec: JobSpec,
     choice: RunChoice,
-    why: str,
+    lines: list[str],
+    place: Place,
+    where: Where,
     *,
     report: bool,
     as_json: bool,
     on_finish: str | None = None,
 ) -> int:
-    """Run a spec, print its summary and return its exit code."""
+    """Run a spec, here or on a cluster, print its summary and return its exit code.
+
+    Args:
+        lines: what a person is told first: which model, and where it runs, each with the reason.
+    """
+    if place.runner == "submit":
+        for line in [] if as_json else lines:
+            console.say(line)
+        code = submit_run(spec, choice, place, where, report=report, as_json=as_json)
+        if not where.detach:
+            # Told from here: a job's entrypoint is shown on dashboards, and targets hold secrets.
+            _finish(on_finish, summary_of(spec.out, code), None)
+        return code
     try:
-        summary = _compute(spec, choice, why, quiet=as_json)
+        summary = _compute(spec, choice, lines, quiet=as_json)
     except Exception as problem:
-        code = exits.exit_code_of(problem)
-        code = exits.INTERNAL if code is None else code
-        if code != exits.OK:  # a run skipped because another has the folder is none
-            failed = RunSummary(spec.out, "", exit_code=code, stopped_by=str(problem))
+        known = exits.exit_code_of(problem)
+        fault = exits.INTERNAL if known is None else known
+        if fault != exits.OK:  # a run skipped because another has the folder is none
+            failed = RunSummary(spec.out, "", exit_code=fault, stopped_by=str(problem))
             _finish(on_finish, failed, None)
         raise
     page = _report(spec.out) if report and (summary.computed or summary.copied) else None
@@ -119,14 +172,10 @@ def _finish(target: str | None, summary: RunSummary, page: str | None) -> None:
         console.error(problem)
 
 
-def _compute(spec: JobSpec, choice: RunChoice, why: str, *, quiet: bool) -> RunSummary:
+def _compute(spec: JobSpec, choice: RunChoice, lines: list[str], *, quiet: bool) -> RunSummary:
     with console.RunProgress(quiet=quiet) as progress:
-        progress.message(why)
-        if os.environ.get("RAY_ADDRESS") and spec.runner == "local":
-            progress.message(
-                "RAY_ADDRESS is set and not used: this version runs on a private Ray on this "
-                "machine; running on a cluster comes later"
-            )
+        for line in lines:
+            progress.message(line)
         return run_job(spec, choice, progress)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from jobs import exits
 from jobs.enhance import build_choice, build_spec, run_spec
 from jobs.plan import print_plan
+from jobs.submit import Where, find_place
 
 
 def run_generate(
@@ -28,11 +29,14 @@ def run_generate(
         )
     width_px, height_px = parse_size(options.pop("size"))
     options = {**options, "task": task, "width_px": width_px, "height_px": height_px}
-    spec, why = build_spec(manifest, out, options)
+    where = Where(options.pop("runner"))
+    place = find_place(where)
+    spec, why = build_spec(manifest, out, options, place)
     chosen = build_choice(choice)
     if dry_run:
         return print_plan(spec, chosen, why, as_json=as_json)
-    return run_spec(spec, chosen, why, report=report, as_json=as_json)
+    lines = [why, place.why]
+    return run_spec(spec, chosen, lines, place, where, report=report, as_json=as_json)
 
 
 def parse_size(text: str | None) -> tuple[int, int]:

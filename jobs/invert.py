@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.enhance import build_choice, build_spec, run_spec
 from jobs.plan import print_plan
+from jobs.submit import Where, find_place
 
 
 def run_invert(
@@ -21,8 +22,11 @@ def run_invert(
     as_json: bool,
 ) -> int:
     """Run the job (or say what it would do), print its summary and return its exit code."""
-    spec, why = build_spec(photos, out, {**options, "task": "invert", "back": back})
+    where = Where(options.pop("runner"))
+    place = find_place(where)
+    spec, why = build_spec(photos, out, {**options, "task": "invert", "back": back}, place)
     chosen = build_choice(choice)
     if dry_run:
         return print_plan(spec, chosen, why, as_json=as_json)
-    return run_spec(spec, chosen, why, report=report, as_json=as_json)
+    lines = [why, place.why]
+    return run_spec(spec, chosen, lines, place, where, report=report, as_json=as_json)

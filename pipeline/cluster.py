@@ -1,98 +1,87 @@
-"""Ray: one long-lived actor per worker, replaced by us when it dies. No other module knows Ray."""
+"""Ray: one long-lived actor per worker, replaced by us when it dies or its node is to go."""
 
 from __future__ import annotations
 
-import logging
+import math
 import os
-import tempfile
+import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from pipeline.connection import JobRay, PrivateRay, capacity, draining_nodes, num_gpus
 from pipeline.errors import UnusableEnvironmentError
 from pipeline.outcomes import ROW_TIMEOUT, WorkItem
 from pipeline.pools import Completion
+from pipeline.shared import check_shared, shared_paths
+from pipeline.shipping import code_digest
 from pipeline.spec import JobSpec
 from pipeline.stages import RowProcessor
+
+_DRAIN_CHECK_SECONDS = 5.0
+_FIRST_TOLD_SECONDS = 60.0
+# A worker may die while it loads for reasons of its node; so many on end, and none ready, is not.
+_MAX_DEAD_STARTS = 5
 
 
 class _Worker:
     """What runs in the actor's process."""
 
-    def __init__(self, spec_json: str, fingerprint: str, job: Mapping[str, Any]) -> None:
-        self._process = RowProcessor(JobSpec.from_json(spec_json), fingerprint, job)
+    def __init__(
+        self, spec_json: str, fingerprint: str, job: Mapping[str, Any], code: str | None
+    ) -> None:
+        spec = JobSpec.from_json(spec_json)
+        if spec.runner == "cluster":
+            check_shared(shared_paths(spec))
+            _check_code(code)
+        self._process = RowProcessor(spec, fingerprint, job)
         self._process.setup()
+        self._node_id = ray.get_runtime_context().get_node_id()
+        if spec.runner == "cluster":
+            # Nodes may share a host's name, and a name may be given again: both are said.
+            self._process.node = f"{socket.gethostname()}:{self._node_id[:8]}"
 
-    def ready(self) -> None:
-        """Return once the models are loaded."""
+    def ready(self) -> tuple[str, str]:
+        """Return (node id, node's name in the ledger) once the models are loaded."""
+        return self._node_id, self._process.node
 
     def process(self, items: tuple[WorkItem, ...]) -> list[Any]:
         return self._process(items)
 
 
+def _check_code(code: str | None) -> None:
+    """Raise UnusableEnvironmentError if this node imports other code than the driver does."""
+    if code != code_digest():
+        raise UnusableEnvironmentError(
+            f"the cluster's node {socket.gethostname()} runs other code of doodl-batch "
+            f"({Path(__file__).parent}) than the job's driver; with --code image every node needs "
+            "the same image."
+        )
+
+
 @dataclass(eq=False)
 class _Slot:
-    """One worker: loading its models until `ready`, then idle or at work on `items`."""
+    """One worker: loading its models until `ready`, then idle or at work on `items`.
+
+    One on a draining node finishes what it holds and gets nothing new: it is `leaving`.
+    """
 
     actor: Any
     reference: Any
     ready: bool = False
+    leaving: bool = False
+    node_id: str = ""
+    node: str = ""
     items: tuple[WorkItem, ...] = ()
     submitted_at: float = 0.0
 
     @property
     def idle(self) -> bool:
-        return self.ready and not self.items
-
-
-class PrivateRay:
-    """A Ray on this machine for one run: no dashboard, no usage statistics, gone with the run.
-
-    Raises: UnusableEnvironmentError if Ray cannot start (no shared memory, read-only HOME).
-    """
-
-    def __init__(self, num_cpus: int) -> None:
-        # Workers get the driver's folder first on sys.path: a user's `jobs/` would shadow ours.
-        self._back = Path.cwd()
-        self._neutral = tempfile.mkdtemp(prefix="doodl-batch-")
-        os.chdir(self._neutral)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # The private cluster is ours alone; an address in the environment is another's.
-        os.environ.pop("RAY_ADDRESS", None)
-        try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                # Only URIs and small rows pass through it; the default is 30 % of the memory.
-                object_store_memory=128 * 2**20,
-                configure_logging=False,
-            )
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            self.close()
-            raise UnusableEnvironmentError(
-                f"Ray cannot start here: {error}; try --runner inline."
-            ) from error
-
-    def num_gpus(self) -> int:
-        """Return how many accelerators Ray found."""
-        return int(ray.cluster_resources().get("GPU", 0))
-
-    def close(self) -> None:
-        """End it, and go back to the folder the run was started in."""
-        if ray.is_initialized():
-            ray.shutdown()
-        os.chdir(self._back)
-        # Empty, so nothing is lost; a file that something left there stays with its folder.
-        if not any(Path(self._neutral).iterdir()):
-            Path(self._neutral).rmdir()
+        return self.ready and not self.items and not self.leaving
 
 
 def default_workers() -> int:
@@ -107,36 +96,69 @@ class RayPool:
 
     An actor that dies is replaced here and not by Ray (max_restarts=0, no task retries): only the
     driver knows whose fault it was and whether the row may try again. A worker is given rows once
-    its models are loaded, so that a row's clock counts the row alone.
+    its models are loaded, so that a row's clock counts the row alone; and the first that is ready
+    begins, so that a cluster may grow by the workers it has no room for yet.
+
+    Args:
+        max_workers: batches to compute: more workers than that are of no use.
+        tell: where a line for a person goes.
     Raises: UnusableEnvironmentError if the device is not there, or no worker can start.
     """
 
     def __init__(
-        self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any], max_workers: int
+        self,
+        spec: JobSpec,
+        fingerprint: str,
+        job: Mapping[str, Any],
+        max_workers: int,
+        tell: Callable[[str], None],
     ) -> None:
-        self._spec = spec
-        workers = min(max_workers, spec.num_workers or default_workers())
-        self._cluster = PrivateRay(workers)
+        self._tell = tell
+        self._opened_at = self._drains_at = time.monotonic()
+        self._tell_after, self._dead_starts = _FIRST_TOLD_SECONDS, 0
+        if spec.runner == "cluster":
+            self._connection: JobRay | PrivateRay = JobRay()
+        else:
+            asked = spec.num_workers or max(1, int(default_workers() / spec.cpus_per_worker))
+            count = min(max_workers, asked)
+            self._connection = PrivateRay(
+                math.ceil(count * spec.cpus_per_worker),
+                {name: count * amount for name, amount in spec.resources.items()},
+            )
         try:
-            if spec.device != "cpu":
-                gpus = self._cluster.num_gpus()
-                if gpus == 0:
-                    raise UnusableEnvironmentError(
-                        f"device {spec.device} is asked for and Ray finds no GPU here; "
-                        "use --device cpu."
-                    )
-                workers = min(max_workers, spec.num_workers or gpus, gpus)
+            if spec.device == "auto":
+                spec = replace(spec, device="cuda" if num_gpus() else "cpu")
+            self._spec = spec
+            need = worker_need(spec)
             self._actor_class = ray.remote(
-                num_cpus=1,
-                num_gpus=0 if spec.device == "cpu" else 1,
+                num_cpus=need["CPU"],
+                num_gpus=need.get("GPU", 0),
+                resources=dict(spec.resources),
                 max_restarts=0,
                 max_task_retries=0,
             )(_Worker)
-            self._arguments = (spec.to_json(), fingerprint, dict(job))
+            code = code_digest() if spec.runner == "cluster" else None
+            self._arguments = (spec.to_json(), fingerprint, dict(job), code)
+            workers = min(max_workers, self._workers(need))
             self._slots = [self._started() for _ in range(workers)]
         except BaseException:
-            self._cluster.close()
+            self._connection.close()
             raise
+
+    def _workers(self, need: Mapping[str, float]) -> int:
+        """Return how many workers to start; with --max-workers a cluster is left to grow to it."""
+        asked = self._spec.num_workers
+        if self._connection.grows and asked:
+            return asked
+        there = capacity(need)
+        if there == 0:
+            where = "of this cluster " if self._connection.grows else ""
+            raise UnusableEnvironmentError(
+                f"no node {where}has what one worker asks for, {_named(need)}; "
+                + ("ask for less, or let the cluster grow to --max-workers."
+                   if self._connection.grows else "ask for less, or use --device cpu.")
+            )  # fmt: skip
+        return min(asked or there, there)
 
     def _started(self) -> _Slot:
         actor = self._actor_class.remote(*self._arguments)
@@ -156,6 +178,8 @@ class RayPool:
         slot.reference = slot.actor.process.remote(slot.items)
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
+        self._leave_draining_nodes()
+        self._say_if_waiting()
         watched = [slot for slot in self._slots if not slot.idle]
         if not watched:
             return []
@@ -178,11 +202,46 @@ class RayPool:
                 raise UnusableEnvironmentError(f"a worker cannot start: {reason}") from error
         else:
             if slot.ready:
+                if slot.leaving:
+                    self._replace(slot)
                 return Completion(items, tuple(value))
-            slot.ready = True
+            slot.ready, (slot.node_id, slot.node) = True, value
+            self._dead_starts = 0
             return None
+        if not slot.ready:
+            self._dead_starts += 1
+            if self._dead_starts >= _MAX_DEAD_STARTS:
+                raise UnusableEnvironmentError(
+                    f"{self._dead_starts} workers on end died while they loaded: {reason}"
+                )
         self._replace(slot)
-        return Completion(items, worker_died=reason)
+        return Completion(items, worker_died=reason, node=slot.node)
+
+    def _leave_draining_nodes(self) -> None:
+        """Give workers on nodes that are about to go no new rows, and start others elsewhere.
+
+        Ray itself places nothing on a draining node.
+        """
+        if time.monotonic() - self._drains_at < _DRAIN_CHECK_SECONDS or not self._connection.grows:
+            return
+        self._drains_at = time.monotonic()
+        draining = draining_nodes()
+        for slot in [s for s in self._slots if s.node_id in draining and not s.leaving]:
+            self._tell(f"node {slot.node} is draining: its worker is replaced elsewhere")
+            if slot.items:
+                slot.leaving = True
+            else:
+                self._replace(slot)
+
+    def _say_if_waiting(self) -> None:
+        waited = time.monotonic() - self._opened_at
+        if waited < self._tell_after or any(slot.ready for slot in self._slots):
+            return
+        self._tell_after *= 2
+        self._tell(
+            f"no worker is ready after {waited:.0f} s: it is loading, or the cluster has no room "
+            f"yet for {_named(worker_need(self._spec))}"
+        )
 
     def _expired(self) -> list[Completion]:
         limit, expired = self._spec.row_timeout_seconds, []
@@ -193,7 +252,9 @@ class RayPool:
                 items = slot.items
                 self._replace(slot)
                 message = f"no result after {limit:g} s a row; its worker was killed"
-                expired.append(Completion(items, worker_died=message, error_type=ROW_TIMEOUT))
+                expired.append(
+                    Completion(items, worker_died=message, error_type=ROW_TIMEOUT, node=slot.node)
+                )
         return expired
 
     def _replace(self, slot: _Slot) -> None:
@@ -204,7 +265,17 @@ class RayPool:
         for slot in self._slots:
             ray.kill(slot.actor)
         self._slots.clear()
-        self._cluster.close()
+        self._connection.close()
+
+
+def worker_need(spec: JobSpec) -> dict[str, float]:
+    """Return what Ray sets aside for one worker."""
+    gpu = {} if spec.device == "cpu" else {"GPU": spec.gpus_per_worker}
+    return {"CPU": spec.cpus_per_worker, **gpu, **spec.resources}
+
+
+def _named(need: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in need.items())
 
 
 def _reason(error: Exception) -> str:

@@ -129,7 +129,7 @@ class Feeder:
             now = datetime.now(UTC)
             lost = Outcome(
                 item.row_id, item.work_key, "worker_died", "WorkerDied", completion.worker_died,
-                started_at=now, finished_at=now,
+                started_at=now, finished_at=now, node=completion.node,
             )  # fmt: skip
             self._note(item, lost, spent)
             if self._stop.signal is None:

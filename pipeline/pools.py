@@ -17,13 +17,14 @@ class Completion:
     """A batch that came back: its outcomes, or the reason why its worker is gone.
 
     `error_type` names a fault that is surely the rows' own, so that they are not tried again.
-    A worker that died while it was loading comes back without items.
+    `node` is where a worker died. One that died while it was loading comes back without items.
     """
 
     items: tuple[WorkItem, ...]
     outcomes: tuple[Outcome, ...] = ()
     worker_died: str | None = None
     error_type: str | None = None
+    node: str = ""
 
 
 class Pool(Protocol):

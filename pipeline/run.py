@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
@@ -30,6 +30,7 @@ from pipeline.errors import (
 )
 from pipeline.feed import Feeder
 from pipeline.inputs import load_rows
+from pipeline.models import resolve_device
 from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
 from pipeline.plan import RunChoice, job_record, make_plan, work_items
@@ -239,12 +240,15 @@ class _Run:
                 f"model {spec.model} is {found} here and {spec.model_revision} in the job's spec; "
                 "start the job anew with this installation."
             )
+        if spec.runner == "inline":
+            spec = replace(spec, device=resolve_device(spec.device))
         self.observer.message(f"loading model {spec.model} on {spec.device} ({spec.runner})")
         if spec.runner == "inline":
             return InlinePool(spec, self.fingerprint, commit.job)
         from pipeline.cluster import RayPool
 
-        pool = RayPool(spec, self.fingerprint, commit.job, -(-num_rows // spec.batch_size))
+        batches = -(-num_rows // spec.batch_size)
+        pool = RayPool(spec, self.fingerprint, commit.job, batches, self.observer.message)
         self.stop.install()  # Ray has set a SIGTERM handler of its own
         return pool
 

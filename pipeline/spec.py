@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ ALGORITHM_VERSION = 1
 """Raised when the same parameters would give other pixels: new rows carry a new fingerprint."""
 
 SHIPPED_MODEL = "pocket"
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "auto")
+RUNNERS = ("local", "inline", "cluster")
 IMAGES = ("both", "files", "parquet")
 DIRECTIONS = ("up", "down", "target")
 TASKS = ("enhance", "generate", "personalize", "invert")
@@ -62,10 +64,14 @@ class JobSpec:
         images: both | files | parquet: where the edited photos are kept.
         max_pixels: larger photos fail their row.
         strip_gps: leave positions out of the delivered files' metadata.
-        device: what the workers compute on. num_workers: 0 means one per device or core.
+        device: what the workers compute on; `auto` is settled where they are.
+        num_workers: at most so many; 0 means one per device or core of what there is now.
+        gpus_per_worker, cpus_per_worker, resources: what Ray sets aside for each of them; less
+            than a whole GPU lets workers share one; `resources` are a cluster's own names.
         batch_size: photos optimised together by one worker.
         editor: `module:function` that loads what edits; ours, or a cheap stand-in in tests.
-        runner: local | inline. checkpoint_every: iterations between a photo's checkpoints; 0 never.
+        runner: local (a private Ray) | inline (no Ray) | cluster (the Ray whose job this is).
+        checkpoint_every: iterations between a photo's checkpoints; 0 never.
         row_timeout_seconds: a row past it is charged and its worker killed; 0 never.
         max_attempts: workers that a row may kill before it is given up as poison.
         breaker: failures without one success that stop the run; 0 never.
@@ -97,6 +103,9 @@ class JobSpec:
     strip_gps: bool = False
     device: str = "cpu"
     num_workers: int = 0
+    gpus_per_worker: float = 1.0
+    cpus_per_worker: float = 1.0
+    resources: dict[str, float] = field(default_factory=dict)
     batch_size: int = 1
     editor: str = "doodl.edit:load_editor"
     runner: str = "local"
@@ -126,7 +135,10 @@ class JobSpec:
         _check_choice("direction", self.direction, DIRECTIONS)
         _check_choice("images", self.images, IMAGES)
         _check_choice("device", self.device, DEVICES)
-        _check_choice("runner", self.runner, ("local", "inline"))
+        _check_choice("runner", self.runner, RUNNERS)
+        _check_share("gpus_per_worker", self.gpus_per_worker)
+        _check_share("cpus_per_worker", self.cpus_per_worker)
+        _check_resources(self.resources)
         if (self.direction == "target") != (self.target is not None):
             raise ValueError(
                 f"direction={self.direction!r} with target={self.target}: a target score goes "
@@ -225,6 +237,22 @@ class JobSpec:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} (={value!r}) must be one of {', '.join(choices)}.")
+
+
+def _check_share(name: str, value: float) -> None:
+    # Ray's own rule: a part of one, or whole ones.
+    if not (0 < value <= 1 or (1 < value < math.inf and value == int(value))):
+        raise ValueError(f"{name} (={value}) must be above 0 and at most 1, or a whole number.")
+
+
+def _check_resources(resources: dict[str, float]) -> None:
+    for name, amount in resources.items():
+        number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+        if name.upper() in ("CPU", "GPU", "MEMORY") or not (number and 0 < amount < math.inf):
+            raise ValueError(
+                f"resources (={{{name!r}: {amount!r}}}) must be a cluster's own names with numbers "
+                "above zero; CPUs and GPUs have their own options."
+            )
 
 
 def _without_later_values(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -234,6 +234,7 @@ class RowProcessor:
         self.read, self.work = stages_of(spec)
         self.commit = CommitRows(spec, fingerprint, job)
         self.device, self._device_name = spec.device, device_name(spec.device)
+        self.node = socket.gethostname()
 
     def setup(self) -> None:
         """Load the models. Raises: whatever keeps them from loading; no row is charged for it."""
@@ -313,7 +314,7 @@ class RowProcessor:
             peak_memory_bytes=_peak_memory_bytes(self.device),
             started_at=started,
             finished_at=finished,
-            node=socket.gethostname(),
+            node=self.node,
             device=self._device_name,
         )
 

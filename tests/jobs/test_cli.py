@@ -216,6 +216,8 @@ def test_options_of_the_run_reach_its_spec(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     photos = collection(tmp_path / "photos", 1)
     options = ["--breaker", 3, "--grace", 4.5, "--max-attempts", 5, "--max-pixels", 600]
+    options += ["--runner", "local", "--max-workers", 3, "--resources", '{"a100": 0.5}']
+    options += ["--gpus-per-worker", 0.25, "--cpus-per-worker", 2]
     code, err = doodl_batch_here(monkeypatch, capsys, "enhance", photos, *options, "--target", 7)
     assert code == exits.SIGINT
     (spec,) = seen
@@ -226,6 +228,8 @@ def test_options_of_the_run_reach_its_spec(tmp_path, monkeypatch, capsys):
         600,
     )
     assert (spec.direction, spec.target) == ("target", 7.0)
+    assert (spec.num_workers, spec.resources) == (3, {"a100": 0.5})
+    assert (spec.gpus_per_worker, spec.cpus_per_worker) == (0.25, 2.0)
     assert "RAY_ADDRESS is set and not used" in err
 
 
@@ -242,6 +246,15 @@ def test_options_of_the_run_reach_its_spec(tmp_path, monkeypatch, capsys):
         (["--set", "crops"], "--set 'crops' must be NAME=VALUE"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
         (["--preset", "grand"], "preset (='grand') must be one of"),
+        (["--runner", "spark"], "--runner 'spark' must be one of auto, local, submit, inline"),
+        (["--runner", "submit"], "needs a cluster: give --address or RAY_ADDRESS"),
+        (["--runner", "local", "--address", "h:1"], "--address goes with --runner submit"),
+        (["--detach"], "--detach needs a cluster"),
+        (["--address", "ray://h:10001"], "takes no jobs; give the dashboard's"),
+        (["--address", "http://me:secret@h:1"], "must hold no user, password or query"),
+        (["--resources", "a100"], "--resources 'a100' must be JSON"),
+        (["--resources", '{"GPU": 1}'], "CPUs and GPUs have their own options"),
+        (["--gpus-per-worker", "1.5"], "gpus_per_worker (=1.5) must be above 0 and at most 1"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(tmp_path, arguments, words):

@@ -12,6 +12,7 @@ from jobs import enhance, exits
 from jobs.console import plain
 from jobs.report import build
 from jobs.status import show_status
+from jobs.submit import Where
 from pipeline.collection import OutputView
 from pipeline.run import run_job
 from pipeline.spec import make_spec
@@ -86,8 +87,9 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, capsys
         raise RuntimeError("no template")
 
     monkeypatch.setattr(build, "build_report", broken)
-    options = {"model": "pocket", "runner": "inline", "editor": "tests.fakes:load_editor"}
-    code = enhance.run_enhance(photos, None, options, {}, report=True, as_json=False)
+    options = {"model": "pocket", "device": "cpu", "editor": "tests.fakes:load_editor"}
+    where = Where("inline")
+    code = enhance.run_enhance(photos, None, options, {}, where, report=True, as_json=False)
     captured = capsys.readouterr()
     assert code == exits.OK
     assert "no report: RuntimeError: no template" in captured.err

@@ -1,0 +1,183 @@
+"""Ray clusters for the tests: real ones, in their own processes, ended by what they carry.
+
+Every process of a cluster inherits a mark in its environment; nothing else is ever signalled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import requests
+
+MARK = "DOODL_TEST_CLUSTER"
+RAY = Path(sys.executable).parent / "ray"
+MEMORY_BYTES = 100_000_000
+START_SECONDS = 180
+
+
+def free_ports(count):
+    """Return ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def bare_environment(**more):
+    """The environment of somebody who has set nothing of Ray's and has our venv on the PATH."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    return {**kept, "PATH": path, **more}
+
+
+def kill_marked(mark):
+    """SIGKILL every process that carries the mark, until there is none."""
+    while True:
+        marked = [p for p in psutil.process_iter() if _carries(p, mark)]
+        if not marked:
+            return
+        for process in marked:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(marked, timeout=5)
+
+
+def _carries(process, mark):
+    try:
+        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+class StartedCluster:
+    """`ray start --head` and further nodes, each with its own mark and temporary folder."""
+
+    def __init__(self, **environment):
+        # Short: Ray's sockets lie in it, and a socket's path has 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="ray"))
+        self.environment = environment
+        self.marks = []
+        self.port, self.dashboard_port = free_ports(2)
+        self.url = f"http://127.0.0.1:{self.dashboard_port}"
+        self.gcs = f"{_own_ip()}:{self.port}"
+
+    def start(self, *nodes_cpus):
+        """Start a head and, with 1 CPU each as the head has, as many further nodes."""
+        agent, client = free_ports(2)
+        self._ray_start(
+            "--head", "--port", self.port, "--dashboard-port", self.dashboard_port,
+            "--dashboard-agent-listen-port", agent, "--ray-client-server-port", client,
+            "--num-cpus", nodes_cpus[0],
+        )  # fmt: skip
+        for cpus in nodes_cpus[1:]:
+            (agent,) = free_ports(1)
+            self._ray_start(
+                "--address", self.gcs, "--num-cpus", cpus, "--dashboard-agent-listen-port", agent
+            )
+        wait_for(lambda: _answers(self.url), "the dashboard", START_SECONDS)
+        return self
+
+    def _ray_start(self, *arguments):
+        mark = uuid.uuid4().hex
+        self.marks.append(mark)
+        result = subprocess.run(
+            [RAY, "start", *map(str, arguments), "--disable-usage-stats", "--num-gpus", "0",
+             "--object-store-memory", str(MEMORY_BYTES),
+             "--temp-dir", str(self.folder / str(len(self.marks)))],
+            env=bare_environment(**{MARK: mark}, **self.environment),
+            cwd=self.folder, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    def kill_head(self):
+        """SIGKILL the head's machine, as it were: the driver and the workers on it too."""
+        kill_marked(self.marks[0])
+
+    def stop(self):
+        for mark in self.marks:
+            kill_marked(mark)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class UtilsCluster:
+    """Ray's own test cluster of two nodes, in another process."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="ray"))
+        self.mark = uuid.uuid4().hex
+        (self.dashboard_port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{self.dashboard_port}"
+        script = (
+            "import sys, ray\n"
+            "from ray.cluster_utils import Cluster\n"
+            f"head = dict(num_cpus=1, num_gpus=0, include_dashboard=True, "
+            f"dashboard_port={self.dashboard_port}, object_store_memory={MEMORY_BYTES})\n"
+            "cluster = Cluster(initialize_head=True, head_node_args=head)\n"
+            # Of its own, as on a second machine: two nodes in one folder undo each other's
+            # installed wheels (Ray 2.60).
+            f"cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory={MEMORY_BYTES}, "
+            f"temp_dir={str(self.folder / 'second')!r})\n"
+            "print(cluster.address, flush=True)\n"
+            "sys.stdin.read()\n"
+            "cluster.shutdown()\n"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script], cwd=self.folder, text=True,
+            env=bare_environment(
+                **{MARK: self.mark}, RAY_AUTH_MODE="disabled", RAY_TMPDIR=str(self.folder),
+                RAY_USAGE_STATS_ENABLED="0",
+            ),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(self.folder / "err").open("w"),
+        )  # fmt: skip
+        try:
+            self.gcs = self.process.stdout.readline().strip()
+            assert self.gcs, (self.folder / "err").read_text()
+            wait_for(lambda: _answers(self.url), "the dashboard", START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self):
+        self.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        kill_marked(self.mark)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _answers(url):
+    try:
+        # 401: it asks for a token.
+        return requests.get(f"{url}/api/version", timeout=2).status_code in (200, 401)
+    except requests.RequestException:
+        return False
+
+
+def _own_ip():
+    import ray
+
+    return ray.util.get_node_ip_address()
+
+
+def wait_for(condition, what, seconds):
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
+
+
+def interrupt(process):
+    process.send_signal(signal.SIGINT)
