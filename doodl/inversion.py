@@ -99,7 +99,10 @@ class PhotoInverter:
         self, requests: Sequence[InvertRequest], views: Tensor
     ) -> list[InvertResult | DoodlError]:
         sampler, backbone = self.config.sampler, self.backbone
-        schedule = backbone.schedule(sampler.num_inference_steps, sampler.depth)
+        height_px, width_px = views.shape[-2:]
+        schedule = backbone.schedule(
+            sampler.num_inference_steps, sampler.depth, size_px=(height_px, width_px)
+        )
         predictor = backbone.predictor(
             [request.prompt for request in requests], guidance_scale=sampler.guidance_scale
         )
@@ -176,7 +179,8 @@ class PhotoInverter:
                 f"{pair.width_px}x{pair.height_px} px; want {shape}."
             )
         try:
-            schedule = backbone.schedule(pair.num_inference_steps, pair.depth)
+            size_px = (pair.height_px, pair.width_px)
+            schedule = backbone.schedule(pair.num_inference_steps, pair.depth, size_px=size_px)
         except ValueError as error:
             raise LatentsError(f"the file's sampler does not fit the model: {error}") from error
         predictor = backbone.predictor([pair.prompt], guidance_scale=pair.guidance_scale)

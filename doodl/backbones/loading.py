@@ -143,11 +143,14 @@ def _check_fit(path: Path, parts: dict[str, Any]) -> None:
     for option in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
         if getattr(config, option, None) is not None:
             raise ModelError(f"{path.name}: its UNet has {option}, which is not supported.")
-    wanted = "text_time" if kind == "sdxl" else None
-    if getattr(config, "addition_embed_type", None) != wanted:
+    # "text" pools the states that attention sees anyway; "text_time" needs SDXL's own inputs.
+    wanted = ("text_time",) if kind == "sdxl" else (None, "text")
+    found = getattr(config, "addition_embed_type", None)
+    if found not in wanted:
         raise ModelError(
-            f"{path.name}: its UNet's addition_embed_type (={config.addition_embed_type!r}) must "
-            f"be {wanted!r} for a model with {_ENCODERS[kind]} text encoders."
+            f"{path.name}: its UNet's addition_embed_type (={found!r}) must be "
+            f"{' or '.join(repr(word) for word in wanted)} for a model with {_ENCODERS[kind]} "
+            "text encoders."
         )
     if kind == "sdxl":
         pooled = int(parts["encoders"][1].config.projection_dim)

@@ -84,10 +84,14 @@ class ImageGenerator:
         self.schedules()
         parse_memory(config.sampler.memory)
 
-    def schedules(self) -> tuple[Schedule | None, Schedule]:
-        """Return the steps denoised plainly (None: there are none), and those optimised through."""
+    def schedules(self, size_px: tuple[int, int] | None = None) -> tuple[Schedule | None, Schedule]:
+        """Return the steps denoised plainly (None: there are none), and those optimised through.
+
+        Args:
+            size_px: (height, width) of the pictures; None: the model's native size.
+        """
         sampler = self.config.sampler
-        whole = self.backbone.schedule(sampler.num_inference_steps)
+        whole = self.backbone.schedule(sampler.num_inference_steps, size_px=size_px)
         plain = len(whole) - (sampler.optimise_at or len(whole))
         return _first_steps(whole, plain), whole.from_step(plain)
 
@@ -102,6 +106,10 @@ class ImageGenerator:
                 f"size {width_px}x{height_px} must be multiples of {multiple} px with this model; "
                 f"try {fitting}."
             )
+        try:
+            self.backbone.latent_shape(height_px, width_px)
+        except ValueError as error:  # too long for a model whose positions are counted
+            raise RequestError(str(error)) from error
 
     def generate(
         self, requests: Sequence[GenerateRequest], *, on_iteration: OnIteration | None = None
@@ -167,7 +175,7 @@ class ImageGenerator:
         problem = GenerateProblem(
             self.backbone,
             predictor.keep(places),
-            self.schedules()[1],
+            self.schedules((first.height_px, first.width_px))[1],
             bound,
             self.config.sampler,
             self.config.crops,
@@ -192,13 +200,11 @@ class ImageGenerator:
     def _start(self, requests: Sequence[GenerateRequest], predictor: NoisePredictor) -> _Start:
         """Draw each request's noise, denoise the plain steps, and sample to the end from there."""
         backbone, p = self.backbone, self.config.sampler.p
-        factor, first = backbone.latent_factor, requests[0]
-        shape = (backbone.latent_channels, first.height_px // factor, first.width_px // factor)
+        size = requests[0].height_px, requests[0].width_px
         # On the CPU whatever the device, so that a seed makes the same picture everywhere.
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
-        x = y = noise.to(backbone.device)
-        plain, optimised = self.schedules()
+        x = y = backbone.init_noise(generators, *size)
+        plain, optimised = self.schedules(size)
         if plain is not None:
             x, y = generate(predictor, x, y, plain, mix_weight=p)
         x_0, _ = generate(predictor, x, y, optimised, mix_weight=p)
