@@ -120,7 +120,7 @@ Report = Annotated[bool, typer.Option(help="Write OUT/report at the end.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 PromptsManifest = Annotated[
     Path | None,
-    _path_argument("[PROMPTS]", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
+    _path_argument("PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
 ]
 GenerateOut = Annotated[
     Path | None,
