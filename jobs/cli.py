@@ -173,7 +173,7 @@ IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fai
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 PromptsManifest = Annotated[
     Path | None,
-    _path_argument("[PROMPTS]", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
+    _path_argument("PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
 ]
 GenerateOut = Annotated[
     Path | None,
