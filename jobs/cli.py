@@ -78,6 +78,13 @@ Seed = Annotated[int | None, typer.Option(help="Seed of every row.  [default: fr
 Images = Annotated[str, typer.Option(help="Keep edited photos as: both, files or parquet.")]
 MaxPixels = Annotated[int, typer.Option(help="Photos of more pixels than this fail their row.")]
 StripGps = Annotated[bool, typer.Option("--strip-gps", help="Leave positions out of the results.")]
+Deliver = Annotated[
+    str,
+    typer.Option(help="transfer: the change made on the photo; model: the model's own pixels."),
+]
+Detail = Annotated[
+    float, typer.Option(help="Share of the model's new fine detail that is blended in, 0 to 1.")
+]
 Workers = Annotated[int, typer.Option(help="Worker processes; 0: one per core or accelerator.")]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
 Runner = Annotated[str, typer.Option(help="local (a private Ray) or inline (no Ray, one process).")]
@@ -164,6 +171,8 @@ def enhance(
     images: Images = "both",
     max_pixels: MaxPixels = 200_000_000,
     strip_gps: StripGps = False,
+    deliver: Deliver = "transfer",
+    detail: Detail = 0.0,
     workers: Workers = 0,
     batch_size: BatchSize = 1,
     runner: Runner = "local",
@@ -195,6 +204,7 @@ def enhance(
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
+        deliver=deliver, detail=detail,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size, runner=runner,
         device=device, row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
         max_attempts=max_attempts, breaker=breaker, grace_seconds=grace,
@@ -221,6 +231,8 @@ def plan(
     seed: Seed = None,
     max_pixels: MaxPixels = 200_000_000,
     strip_gps: StripGps = False,
+    deliver: Deliver = "transfer",
+    detail: Detail = 0.0,
     redo: Redo = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
@@ -238,6 +250,7 @@ def plan(
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
+        deliver=deliver, detail=detail,
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
@@ -270,6 +283,31 @@ def status(out: OutArgument, json: Json = False) -> None:
     from jobs.status import show_status
 
     raise typer.Exit(show_status(out, as_json=json))
+
+
+@app.command()
+def restrength(
+    out: OutArgument,
+    strength: Annotated[float, typer.Option(help="Share of each change to deliver, 0 to 1.")],
+    detail: Detail = 0.0,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Where to.  [default: OUT/strength-STRENGTH]",
+            parser=_path,
+            metavar="PATH",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Deliver the edits of an output folder at another strength, from the originals; no model runs.
+
+    Example: doodl-batch restrength photos-doodl --strength 0.5
+    """
+    from jobs.restrength import run_restrength
+
+    raise typer.Exit(run_restrength(out, strength, detail, to, as_json=json))
 
 
 @app.command()

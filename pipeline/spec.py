@@ -19,6 +19,7 @@ ALGORITHM_VERSION = 1
 SHIPPED_MODEL = "pocket"
 DEVICES = ("cpu", "cuda")
 IMAGES = ("both", "files", "parquet")
+DELIVERIES = ("transfer", "model")
 DIRECTIONS = ("up", "down", "target")
 
 
@@ -36,6 +37,8 @@ class JobSpec:
         images: both | files | parquet: where the edited photos are kept.
         max_pixels: larger photos fail their row.
         strip_gps: leave positions out of the delivered files' metadata.
+        deliver: transfer | model: the photo with the change made on it, or the model's own pixels.
+        detail: share of the model's new detail that is blended into the photo.
         device: what the workers compute on. num_workers: 0 means one per device or core.
         batch_size: photos optimised together by one worker.
         editor: `module:function` that loads what edits; ours, or a cheap stand-in in tests.
@@ -62,6 +65,8 @@ class JobSpec:
     images: str = "both"
     max_pixels: int = 200_000_000
     strip_gps: bool = False
+    deliver: str = "transfer"
+    detail: float = 0.0
     device: str = "cpu"
     num_workers: int = 0
     batch_size: int = 1
@@ -77,6 +82,7 @@ class JobSpec:
         _check_choice("task", self.task, ("enhance",))
         _check_choice("direction", self.direction, DIRECTIONS)
         _check_choice("images", self.images, IMAGES)
+        _check_choice("deliver", self.deliver, DELIVERIES)
         _check_choice("device", self.device, DEVICES)
         _check_choice("runner", self.runner, ("local", "inline"))
         if (self.direction == "target") != (self.target is not None):
@@ -84,8 +90,11 @@ class JobSpec:
                 f"direction={self.direction!r} with target={self.target}: a target score goes "
                 "with direction 'target', and only with it."
             )
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength (={self.strength}) must be in [0, 1].")
+        for name in ("strength", "detail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} (={getattr(self, name)}) must be in [0, 1].")
+        if self.deliver == "model" and self.detail:
+            raise ValueError("detail is blended into the photo; deliver='model' holds it already.")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed (={self.seed}) must fit in 64 bits.")
         for name in (
@@ -121,6 +130,8 @@ class JobSpec:
             "seed": self.seed,
             "max_pixels": self.max_pixels,
             "strip_gps": self.strip_gps,
+            "deliver": self.deliver,
+            "detail": self.detail,
         }
 
     @property

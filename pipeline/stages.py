@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from doodl.errors import DoodlError
+from manifests.changes import Changes
 from manifests.commits import OutputFolder
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes, row_seed
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from doodl.edit import EditRequest, EditResult, PhotoEditor
     from doodl.images import Photo
 
-_SUFFIXES = {
+SUFFIXES = {
     "JPEG": ".jpg",
     "PNG": ".png",
     "TIFF": ".tif",
@@ -112,6 +113,9 @@ class EditPhotos:
             seed=row_seed(item.work_key, row.seed if row.seed is not None else spec.seed),
             prompt=spec.prompt if row.prompt is None else row.prompt,
             strength=spec.strength if row.strength is None else row.strength,
+            detail=spec.detail,
+            deliver=spec.deliver,
+            strip_gps=spec.strip_gps,
             checkpoint=checkpoint,
         )
 
@@ -152,6 +156,7 @@ class CommitRows:
     def __init__(self, spec: JobSpec, fingerprint: str, job: Mapping[str, Any]) -> None:
         self.spec, self.fingerprint, self.job = spec, fingerprint, job
         self.out = OutputFolder(spec.out)
+        self.changes = Changes(self.out.storage)
         self.out.join(job)
 
     def edited(self, item: WorkItem, photo: Photo, result: EditResult, times: Times) -> None:
@@ -166,8 +171,10 @@ class CommitRows:
             setattr(row, name, getattr(result, name))
         row.edit_seconds = (times[1] - times[0]).total_seconds()
         with writing_output():
+            if delivered and result.change is not None:
+                self.changes.save(item.work_key, result.change)
             if delivered and self.spec.keep_files:
-                relpath = edited_relpath(item.row_id, _SUFFIXES[photo.format])
+                relpath = edited_relpath(item.row_id, SUFFIXES[photo.format])
                 row.edited_uri = self.out.write_edited(relpath, result.encoded)
             self.out.stage(row, result.encoded if delivered and self.spec.keep_parquet else None)
             self.out.checkpoints.drop(item.work_key)
