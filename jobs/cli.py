@@ -78,6 +78,7 @@ Seed = Annotated[int | None, typer.Option(help="Seed of every row.  [default: fr
 Images = Annotated[str, typer.Option(help="Keep edited photos as: both, files or parquet.")]
 MaxPixels = Annotated[int, typer.Option(help="Photos of more pixels than this fail their row.")]
 StripGps = Annotated[bool, typer.Option("--strip-gps", help="Leave positions out of the results.")]
+Sidecar = Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each photo.")]
 Deliver = Annotated[
     str,
     typer.Option(help="transfer: the change made on the photo; model: the model's own pixels."),
@@ -173,6 +174,7 @@ def enhance(
     strip_gps: StripGps = False,
     deliver: Deliver = "transfer",
     detail: Detail = 0.0,
+    sidecar: Sidecar = False,
     workers: Workers = 0,
     batch_size: BatchSize = 1,
     runner: Runner = "local",
@@ -204,7 +206,7 @@ def enhance(
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
-        deliver=deliver, detail=detail,
+        deliver=deliver, detail=detail, sidecar=sidecar,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size, runner=runner,
         device=device, row_timeout_seconds=row_timeout, checkpoint_every=checkpoint_every,
         max_attempts=max_attempts, breaker=breaker, grace_seconds=grace,

@@ -13,6 +13,7 @@ from manifests.changes import Changes
 from manifests.inline import is_inline, read_input
 from manifests.paths import edited_relpath, local_path
 from manifests.storage import TEMP_FOLDER, LocalStorage
+from pipeline.beside import keep_mtime
 from pipeline.collection import OutputView
 from pipeline.errors import PipelineError
 from pipeline.spec import version
@@ -86,6 +87,7 @@ def restrength_edits(
             continue
         with writing_output():
             target.write(relpath, data)
+        keep_mtime(row["image_uri"], str(target.local(relpath)))
         yield Restrengthened(row["row_id"], str(target.local(relpath)), psnr)
     for folder in (TEMP_FOLDER, PurePosixPath(TEMP_FOLDER).parent):  # empty, and of no use here
         with suppress(OSError):

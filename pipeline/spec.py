@@ -34,6 +34,7 @@ class JobSpec:
         preset, overrides: the recipe's name, and the values of it the user has set otherwise.
         config: what both come to, as `EditConfig.to_dict` gives it.
         direction, target, prompt, strength, seed: for rows that do not say their own.
+        sidecar: write a JSON file beside each photo in `edited/`, with its result row.
         images: both | files | parquet: where the edited photos are kept.
         max_pixels: larger photos fail their row.
         strip_gps: leave positions out of the delivered files' metadata.
@@ -65,6 +66,7 @@ class JobSpec:
     images: str = "both"
     max_pixels: int = 200_000_000
     strip_gps: bool = False
+    sidecar: bool = False
     deliver: str = "transfer"
     detail: float = 0.0
     device: str = "cpu"

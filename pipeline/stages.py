@@ -20,6 +20,7 @@ from manifests.identity import hash_bytes, row_seed
 from manifests.inline import read_input
 from manifests.paths import edited_relpath
 from manifests.rows import ManifestRow, ResultRow
+from pipeline.beside import keep_mtime, sidecar
 from pipeline.errors import (
     DiskFullError,
     OutputUnwritableError,
@@ -176,6 +177,9 @@ class CommitRows:
             if delivered and self.spec.keep_files:
                 relpath = edited_relpath(item.row_id, SUFFIXES[photo.format])
                 row.edited_uri = self.out.write_edited(relpath, result.encoded)
+                keep_mtime(item.row.image_uri, self.out.edited_path(row.edited_uri))
+                if self.spec.sidecar:
+                    self.out.write_edited(f"{relpath}.json", sidecar(row))
             self.out.stage(row, result.encoded if delivered and self.spec.keep_parquet else None)
             self.out.checkpoints.drop(item.work_key)
 

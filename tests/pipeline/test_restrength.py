@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,20 @@ def test_gps_that_was_stripped_stays_so(tmp_path):
         assert 0x8825 not in Image.open(io.BytesIO(data)).getexif()
         assert b"GPS" not in data
         assert b"48,51" not in data
+
+
+def test_a_delivered_file_has_its_sources_date_and_on_request_a_sidecar(tmp_path):
+    photos = collection(tmp_path / "photos", 1)
+    os.utime(photos / "p000.jpg", (1_500_000_000, 1_500_000_000))
+    editor = "tests.pipeline.test_restrength:load_editor"
+    spec = make_spec(photos, runner="inline", editor=editor, sidecar=True)
+    run_job(spec)
+    edited = Path(spec.out) / "edited"
+    assert (edited / "p000.jpg").stat().st_mtime == 1_500_000_000
+    told = json.loads((edited / "p000.jpg.json").read_text())
+    assert (told["row_id"], told["status"], told["score_after"]) == ("p000.jpg", "ok", 6)
+    (result,) = restrength_edits(spec.out, str(tmp_path / "to"), 0.5)
+    assert Path(result.path).stat().st_mtime == 1_500_000_000
 
 
 def test_the_command_says_where_the_photos_are(edited):
