@@ -15,19 +15,19 @@ from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone, load_backbone
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
+from doodl.delivery import Delivery, deliver, edit_words
 from doodl.denoiser import NoisePredictor
 from doodl.edict import generate, invert
 from doodl.errors import DoodlError, InversionError, ModelError, OptimisationError
 from doodl.fidelity import psnr_db, ssim
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
-from doodl.images import Photo, decode_photo, encode_photo, into_photo_space, model_view
+from doodl.images import Photo, decode_photo, model_view
 from doodl.objective import Aim, EnhanceProblem
 from doodl.optimise import LatentState, optimise
 from doodl.pocket import weights_dir
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
-from doodl.transfer import TransferFit, apply_transfer_to_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class EditRequest:
         seed: of the photo's own random generator.
         prompt: what the denoiser is told the photo shows; empty leaves it to the noise.
         strength: share of the change that is delivered, in [0, 1].
+        detail, deliver, strip_gps: as in `Delivery`.
         checkpoint: bytes of an interrupted optimisation of this very request, to go on from; the
             photo starts again if they are not.
         subjects: exemplar images (3, H, W) in [-1, 1] for a subject guide.
@@ -53,6 +54,9 @@ class EditRequest:
     seed: int
     prompt: str = ""
     strength: float = 1.0
+    detail: float = 0.0
+    deliver: str = "transfer"
+    strip_gps: bool = False
     checkpoint: bytes | None = None
     subjects: tuple[Tensor, ...] = ()
     label: str | None = None
@@ -63,8 +67,17 @@ class EditRequest:
         return GuideRow(self.prompt, self.aim.direction, self.aim.target, self.subjects, self.label)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength (={self.strength}) must be in [0, 1].")
+        _ = self.delivery  # raises ValueError for what makes no sense
+
+    @property
+    def delivery(self) -> Delivery:
+        return Delivery(
+            what=edit_words(self.aim.direction, self.aim.target),
+            strength=self.strength,
+            detail=self.detail,
+            deliver=self.deliver,
+            strip_gps=self.strip_gps,
+        )
 
 
 @dataclass
@@ -76,6 +89,7 @@ class EditResult:
         status: ok | rejected | skipped (good enough as it was).
         inversion_error: RMS of the pair's round trip over the RMS of the latents.
         loss_curve: loss of each rendered iterate.
+        change: what `doodl.delivery.restrength` needs; None if it was not kept.
     """
 
     encoded: bytes
@@ -90,6 +104,7 @@ class EditResult:
     num_optim_steps: int
     stop_reason: str
     loss_curve: list[float]
+    change: bytes | None = None
 
 
 OnIteration = Callable[[int, LatentState], None]
@@ -242,11 +257,7 @@ class PhotoEditor:
         if math.isinf(state.best_value):
             raise OptimisationError("the optimisation left the finite numbers at once.")
         photo = request.photo
-        # The pixels to deliver are in the photo's own colour space, so the change is fitted there.
-        fit = TransferFit(into_photo_space(photo, base), grey=photo.grey)
-        transfer = fit.fit(into_photo_space(photo, image)).detach()
-        pixels = apply_transfer_to_pixels(transfer, photo.pixels, strength=request.strength)
-        encoded = encode_photo(photo, pixels, software=self.software)
+        encoded, change = deliver(photo, base, image, request.delivery, software=self.software)
         # The source was accepted at this size, so its edit is.
         delivered = decode_photo(encoded, max_pixels=photo.width_px * photo.height_px)
         before, after = self.scores(photo), self.scores(delivered)
@@ -270,6 +281,7 @@ class PhotoEditor:
             num_optim_steps=state.iteration,
             stop_reason=str(state.stop_reason),
             loss_curve=list(state.loss_curve),
+            change=change,
         )
 
     @torch.no_grad()

@@ -43,3 +43,7 @@ class InversionError(DoodlError):
 
 class OptimisationError(DoodlError):
     """The optimisation left the finite numbers."""
+
+
+class ChangeError(DoodlError):
+    """A kept change is damaged, is another photo's, or lacks what is asked of it."""

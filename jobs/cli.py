@@ -100,6 +100,14 @@ Resources = Annotated[
     str | None,
     typer.Option(metavar="JSON", help="A cluster's own resources per worker, as '{\"a100\": 1}'."),
 ]
+Sidecar = Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each photo.")]
+Deliver = Annotated[
+    str,
+    typer.Option(help="transfer: the change made on the photo; model: the model's own pixels."),
+]
+Detail = Annotated[
+    float, typer.Option(help="Share of the model's new fine detail that is blended in, 0 to 1.")
+]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
 Runner = Annotated[
     str,
@@ -280,6 +288,9 @@ def enhance(
     images: Images = "both",
     max_pixels: MaxPixels = 200_000_000,
     strip_gps: StripGps = False,
+    deliver: Deliver = "transfer",
+    detail: Detail = 0.0,
+    sidecar: Sidecar = False,
     workers: Workers = 0,
     batch_size: BatchSize = 1,
     gpus_per_worker: GpusPerWorker = 1.0,
@@ -321,6 +332,7 @@ def enhance(
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
+        deliver=deliver, detail=detail, sidecar=sidecar,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size,
         gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
         resources=resource_amounts(resources), device=device,
@@ -562,6 +574,8 @@ def plan(
     seed: Seed = None,
     max_pixels: MaxPixels = 200_000_000,
     strip_gps: StripGps = False,
+    deliver: Deliver = "transfer",
+    detail: Detail = 0.0,
     redo: Redo = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
@@ -600,7 +614,7 @@ def plan(
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
-        num_workers=workers, device=device,
+        num_workers=workers, device=device, deliver=deliver, detail=detail,
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
@@ -706,6 +720,31 @@ def history(
     from jobs.history import show_history
 
     raise typer.Exit(show_history(out, limit, as_json=json))
+
+
+@app.command()
+def restrength(
+    out: OutArgument,
+    strength: Annotated[float, typer.Option(help="Share of each change to deliver, 0 to 1.")],
+    detail: Detail = 0.0,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Where to.  [default: OUT/strength-STRENGTH]",
+            parser=_path,
+            metavar="PATH",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Deliver the edits of an output folder at another strength, from the originals; no model runs.
+
+    Example: doodl-batch restrength photos-doodl --strength 0.5
+    """
+    from jobs.restrength import run_restrength
+
+    raise typer.Exit(run_restrength(out, strength, detail, to, as_json=json))
 
 
 @app.command()

@@ -24,6 +24,7 @@ SHIPPED_MODEL = "pocket"
 DEVICES = ("cpu", "cuda", "auto")
 RUNNERS = ("local", "inline", "cluster")
 IMAGES = ("both", "files", "parquet")
+DELIVERIES = ("transfer", "model")
 DIRECTIONS = ("up", "down", "target")
 TASKS = ("enhance", "generate", "personalize", "invert")
 FROM_PROMPTS = ("generate", "personalize")
@@ -64,6 +65,9 @@ class JobSpec:
         images: both | files | parquet: where the edited photos are kept.
         max_pixels: larger photos fail their row.
         strip_gps: leave positions out of the delivered files' metadata.
+        sidecar: write a JSON file beside each photo in `edited/`, with its result row.
+        deliver: transfer | model: the photo with the change made on it, or the model's own pixels.
+        detail: share of the model's new detail that is blended into the photo.
         device: what the workers compute on; `auto` is settled where they are.
         num_workers: at most so many; 0 means one per device or core of what there is now.
         gpus_per_worker, cpus_per_worker, resources: what Ray sets aside for each of them; less
@@ -101,6 +105,9 @@ class JobSpec:
     images: str = "both"
     max_pixels: int = 200_000_000
     strip_gps: bool = False
+    sidecar: bool = False
+    deliver: str = "transfer"
+    detail: float = 0.0
     device: str = "cpu"
     num_workers: int = 0
     gpus_per_worker: float = 1.0
@@ -134,6 +141,7 @@ class JobSpec:
         _check_choice("safety_checker", self.safety_checker, SAFETY_CHECKERS)
         _check_choice("direction", self.direction, DIRECTIONS)
         _check_choice("images", self.images, IMAGES)
+        _check_choice("deliver", self.deliver, DELIVERIES)
         _check_choice("device", self.device, DEVICES)
         _check_choice("runner", self.runner, RUNNERS)
         _check_share("gpus_per_worker", self.gpus_per_worker)
@@ -144,8 +152,11 @@ class JobSpec:
                 f"direction={self.direction!r} with target={self.target}: a target score goes "
                 "with direction 'target', and only with it."
             )
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength (={self.strength}) must be in [0, 1].")
+        for name in ("strength", "detail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} (={getattr(self, name)}) must be in [0, 1].")
+        if self.deliver == "model" and self.detail:
+            raise ValueError("detail is blended into the photo; deliver='model' holds it already.")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed (={self.seed}) must fit in 64 bits.")
         if not 1 <= self.num_seeds <= MAX_SEEDS or (self.seed or 0) + self.num_seeds > 2**63:
@@ -203,7 +214,10 @@ class JobSpec:
             )  # fmt: skip
         else:
             names = ("direction", "target", "prompt", "strength", "seed", "strip_gps")
-        return {name: getattr(self, name) for name in names}
+        asked = {name: getattr(self, name) for name in names}
+        # Options that came later count once they are used: folders from before keep their identity.
+        later = {"deliver": "transfer", "detail": 0.0} if self.task == "enhance" else {}
+        return asked | {n: getattr(self, n) for n, was in later.items() if getattr(self, n) != was}
 
     @property
     def guides(self) -> tuple[str, ...]:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doodl.errors import DoodlError
+from manifests.changes import Changes
 from manifests.commits import EDITED, OutputFolder
 from manifests.errors import ManifestError
 from manifests.identity import row_seed
 from manifests.rows import ResultRow
+from pipeline.beside import keep_mtime, sidecar
 from pipeline.errors import (
     DiskFullError,
     OutputUnwritableError,
@@ -101,6 +103,9 @@ class EditPhotos:
             seed=row_seed(item.work_key, row.seed if row.seed is not None else spec.seed),
             prompt=spec.prompt if row.prompt is None else row.prompt,
             strength=spec.strength if row.strength is None else row.strength,
+            detail=spec.detail,
+            deliver=spec.deliver,
+            strip_gps=spec.strip_gps,
             checkpoint=checkpoint,
         )
 
@@ -137,7 +142,7 @@ class EditPhotos:
             return Finished(result.status, values)
         relpath = relpath_of(item.row_id, SUFFIXES[read.format], self.spec)
         files = {"edited_uri": (relpath, result.encoded)}
-        return Finished(result.status, values, files, result.encoded)
+        return Finished(result.status, values, files, result.encoded, result.change)
 
     def asked(self, item: WorkItem) -> dict[str, Any]:
         """Return the row's own options, or the job's where the row has none."""
@@ -163,6 +168,7 @@ class CommitRows:
         self.spec, self.fingerprint, self.job = spec, fingerprint, job
         self._asked = stages_of(spec)[1].asked
         self.out = OutputFolder(spec.out)
+        self.changes = Changes(self.out.storage)
         self.out.join(job)
 
     def finished(self, item: WorkItem, done: Finished, times: Times) -> None:
@@ -172,13 +178,19 @@ class CommitRows:
             setattr(row, name, value)
         row.edit_seconds = (times[1] - times[0]).total_seconds()
         with writing_output():
+            if done.change is not None:
+                self.changes.save(item.work_key, done.change)
             for column, (relpath, data) in done.files.items():
                 if column == "latents_uri" or self.spec.keep_files:
                     folder = column.removesuffix("_uri")
                     if folder == EDITED:
                         row.edited_uri = self.out.write_edited(relpath, data)
+                        keep_mtime(item.row.image_uri, self.out.edited_path(row.edited_uri))
                     else:
                         setattr(row, column, self.out.write_file(folder, relpath, data))
+            if self.spec.sidecar and row.edited_uri is not None:
+                relpath = done.files["edited_uri"][0]
+                self.out.write_edited(f"{relpath}.json", sidecar(row))
             self.out.stage(row, done.image if self.spec.keep_parquet else None)
             self.out.checkpoints.drop(item.work_key)
 

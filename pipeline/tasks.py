@@ -38,12 +38,14 @@ class Finished:
         values: result columns beside those of what was asked, of what with, and when.
         files: by result column, the path below the column's own folder, and the bytes.
         image: the delivered picture's bytes; None if none is delivered.
+        change: what `restrength` needs to deliver the edit anew; None if nothing is kept.
     """
 
     status: str
     values: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     image: bytes | None = None
+    change: bytes | None = None
 
 
 class Read(Protocol):

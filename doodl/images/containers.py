@@ -194,3 +194,14 @@ def write_png_metadata(
         + struct.pack(">I", zlib.crc32(name + payload))
         for name, payload in [header, *added, *rest]
     )  # fmt: skip
+
+
+def webp_is_lossless(data: bytes) -> bool:
+    """Return whether a WebP's picture is a VP8L chunk, wherever a profile has moved it."""
+    at = 12
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        if name in (b"VP8L", b"VP8 "):
+            return name == b"VP8L"
+        at += 8 + size + size % 2
+    return False

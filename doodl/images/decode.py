@@ -34,6 +34,7 @@ from doodl.images.containers import (
     png_cicp,
     png_dropped,
     png_extras,
+    webp_is_lossless,
 )
 from doodl.images.heif import C2PA_UUID, decode_heif, open_heif
 from doodl.images.isobmff import av1_bits, nclx
@@ -297,7 +298,7 @@ def _coding(kind: str, image: ImageFile.ImageFile, data: bytes) -> dict[str, Any
         compression = image.info.get("compression", "raw")
         return {"compression": compression} | ({"quality": 95} if compression == "jpeg" else {})
     if kind == "WEBP":
-        return {"lossless": True, "exact": True} if b"VP8L" in data[12:64] else {"quality": 90}
+        return {"lossless": True, "exact": True} if webp_is_lossless(data) else {"quality": 90}
     return {"quality": 90} if kind == "AVIF" else {}
 
 

@@ -90,16 +90,23 @@ def apply_transfer_to_pixels(
 
 @torch.no_grad()
 def enlarge_to_pixels(
-    image: Tensor, like: np.ndarray, *, tile_rows: int = _TILE_ROWS
+    image: Tensor, pixels: np.ndarray, *, strength: float = 1.0, tile_rows: int = _TILE_ROWS
 ) -> np.ndarray:
-    """Return an image (3, h, w) in [-1, 1] enlarged to the size and dtype of `like` (H, W, 3)."""
-    _check_pixels(like)
-    half_range = np.iinfo(like.dtype).max / 2
+    """Return an image enlarged to the size and dtype of a photo's pixels.
+
+    Args:
+        image: (3, h, w) in [-1, 1].
+        pixels: (H, W, 3) uint8 or uint16, of which 1 - strength shows through.
+    """
+    _check_pixels(pixels)
+    half_range = np.iinfo(pixels.dtype).max / 2
     levels = half_range * (image.detach().float().cpu().clamp(-1, 1) + 1)
-    result = np.empty_like(like)
-    height, width, _ = like.shape
+    result = np.empty_like(pixels)
+    height, width, _ = pixels.shape
     for strip, part, tile in _tiles(levels, height, width, cubic_weights, tile_rows):
-        result[strip, part] = tile.round_().clamp_(0, 2 * half_range).permute(1, 2, 0).numpy()
+        source = torch.from_numpy(pixels[strip, part].astype(np.float32))
+        mixed = source.lerp_(tile.permute(1, 2, 0), strength)
+        result[strip, part] = mixed.round_().clamp_(0, 2 * half_range).numpy()
     return result
 
 

@@ -83,6 +83,7 @@ LOSSLESS: dict[str, bytes] = {
     "TIFF RGB deflate": save(RGB, "TIFF", compression="tiff_adobe_deflate"),
     "TIFF CMYK": save(CMYK, "TIFF"),
     "WEBP lossless RGB": save(RGB, "WEBP", lossless=True),
+    "WEBP lossless, profile": save(RGB, "WEBP", lossless=True, icc_profile=SRGB, xmp=XMP),
     "WEBP lossless RGBA": save(RGBA, "WEBP", lossless=True, exact=True),
     "BMP RGB": save(RGB, "BMP"),
     "BMP L": save(GREY, "BMP"),
@@ -356,6 +357,23 @@ def test_a_wide_gamut_photo_is_shown_in_srgb_and_goes_back() -> None:
     inside = (view.abs() < 0.98).all(dim=1, keepdim=True).expand_as(back)
     assert (back - unconverted)[inside].abs().mean() < 0.01
     assert into_photo_space(plain, view) is view
+
+
+@pytest.mark.parametrize(("index", "converted"), [(b"R03\0", True), (b"R98\0", False)])
+def test_a_cameras_adobe_rgb_without_a_profile_reaches_the_model_as_srgb(
+    index: bytes, converted: bool
+) -> None:
+    order = struct.Struct("<HHI4s")
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + order.pack(0x8769, 4, 1, b"\x1a\0\0\0")
+    exif += bytes(4) + struct.pack("<H", 2)
+    exif += order.pack(0xA001, 3, 1, b"\xff\xff\0\0") + order.pack(0xA005, 4, 1, b"\x38\0\0\0")
+    exif += bytes(4) + struct.pack("<H", 1) + order.pack(1, 2, 4, index) + bytes(4)
+    photo = decode_photo(save(RGB, "JPEG", quality=95, exif=b"Exif\0\0" + exif))
+    plain = decode_photo(save(RGB, "JPEG", quality=95))
+    difference = (model_view(photo, 64) - model_view(plain, 64)).abs().mean()
+    assert (difference > 0.01) == converted
+    delivered = Image.open(io.BytesIO(encode_photo(photo, photo.pixels)))
+    assert "icc_profile" not in delivered.info  # it says so as it did
 
 
 def _photo_of(pixels: np.ndarray) -> Photo:

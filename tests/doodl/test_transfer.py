@@ -115,7 +115,9 @@ def test_a_flat_picture_takes_an_offset_and_no_gain() -> None:
     [
         ("gamma", 35),
         ("cast", 35),
-        ("s-curve", 30),
+        # Not a low power, and at this decoder's noise the fit gives 0.3 dB for following real
+        # decoders 1 dB closer (tests/benchmarks/transfer.py).
+        ("s-curve", 29),
         ("exposure ramp", 32),
         ("lit spot", 33),
         ("saturation", 33),

@@ -1,0 +1,146 @@
+"""The edits of an output folder at another strength: kept changes made again on the originals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from manifests.changes import Changes
+from manifests.inline import is_inline, read_input
+from manifests.paths import edited_relpath, local_path
+from manifests.storage import TEMP_FOLDER, LocalStorage
+from pipeline.beside import keep_mtime
+from pipeline.collection import OutputView
+from pipeline.errors import PipelineError
+from pipeline.spec import version
+from pipeline.stages import describe, writing_output
+from pipeline.tasks import SUFFIXES
+
+RECORD_FILE = "_restrength.json"
+_COLUMNS = ("row_id", "work_key", "status", "image_uri", "direction", "target",
+            "params_fingerprint")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Restrengthened:
+    """One photo delivered again, or why it was not. psnr_db: against the original."""
+
+    row_id: str
+    path: str | None = None
+    psnr_db: float | None = None
+    error: str | None = None
+
+
+class RestrengthError(PipelineError):
+    """The folder to write to is not one for this."""
+
+    exit_code = 2
+
+
+def default_folder(out: str, strength: float, detail: float) -> str:
+    """Return OUT/strength-0.5, inside the output folder, where no scan takes it for originals."""
+    return f"{out}/strength-{strength:g}" + (f"-detail-{detail:g}" if detail else "")
+
+
+def count_edits(out: str) -> int:
+    """Return how many edits the folder has delivered. Raises: ManifestError if it is none."""
+    return sum(
+        s == "ok" for s in OutputView(out).results(("row_id", "status"))["status"].to_pylist()
+    )
+
+
+def restrength_edits(
+    out: str, to: str, strength: float, *, detail: float = 0.0
+) -> Iterator[Restrengthened]:
+    """Make each delivered edit again at another strength, and yield what became of it.
+
+    The rows of the output folder stay as they are. A photo written before is written again.
+
+    Args:
+        out: the output folder. to: the folder to write to: new, empty, or written by this.
+    Raises: ManifestError if `out` is no output folder; RestrengthError if `to` holds other files;
+        ValueError for a strength or detail outside [0, 1]; DiskFullError, OutputUnwritableError.
+    """
+    from doodl.delivery import Delivery
+
+    Delivery(strength=strength, detail=detail)
+    view = OutputView(out)
+    target = LocalStorage(to)
+    record = {"from": str(Path(out).absolute()), "strength": strength, "detail": detail}
+    _claim(target, record)
+    changes = Changes(view.folder.storage)
+    params: dict[str, dict[str, Any]] = {}
+    for row in view.results(_COLUMNS).to_pylist():
+        if row["status"] != "ok":
+            continue
+        fingerprint = row["params_fingerprint"]
+        if fingerprint not in params:
+            params[fingerprint] = view.folder.read_params(fingerprint)["params"]
+        try:
+            relpath, data, psnr = _remade(row, params[fingerprint], changes, strength, detail)
+            _refuse_original(target.local(relpath), row["image_uri"])
+        except Exception as error:  # the row boundary
+            yield Restrengthened(row["row_id"], error=describe(error)[1])
+            continue
+        with writing_output():
+            target.write(relpath, data)
+        keep_mtime(row["image_uri"], str(target.local(relpath)))
+        yield Restrengthened(row["row_id"], str(target.local(relpath)), psnr)
+    for folder in (TEMP_FOLDER, PurePosixPath(TEMP_FOLDER).parent):  # empty, and of no use here
+        with suppress(OSError):
+            (target.root / folder).rmdir()
+
+
+def _remade(
+    row: dict[str, Any], params: dict[str, Any], changes: Changes, strength: float, detail: float
+) -> tuple[str, bytes, float]:
+    """Return (relative path, file, PSNR to the original in dB) of one row's photo."""
+    from doodl.delivery import Delivery, edit_words, restrength
+    from doodl.fidelity import psnr_db
+    from doodl.images import decode_photo
+
+    change = changes.load(row["work_key"])
+    if change is None:
+        raise RestrengthError(
+            "no change was kept of this edit (an older version's, or --deliver model); "
+            "edit it again with --force."
+        )
+    delivery = Delivery(
+        what=edit_words(row["direction"], row["target"]),
+        strength=strength,
+        detail=detail,
+        strip_gps=bool(params.get("strip_gps")),
+    )
+    max_pixels = int(params.get("max_pixels", 200_000_000))
+    photo, data = restrength(
+        read_input(row["image_uri"]),
+        change,
+        delivery,
+        software=f"doodl-batch {version()}",
+        max_pixels=max_pixels,
+    )
+    delivered = decode_photo(data, max_pixels=max_pixels)
+    relpath = edited_relpath(row["row_id"], SUFFIXES[photo.format])
+    return relpath, data, psnr_db(photo.pixels, delivered.pixels)
+
+
+def _claim(target: LocalStorage, record: dict[str, Any]) -> None:
+    """Mark the folder as written by this. Raises: RestrengthError if it holds anything else."""
+    root = target.root
+    if root.exists() and not root.is_dir():
+        raise RestrengthError(f"{root} is a file; choose a folder with --out.")
+    if root.is_dir() and any(root.iterdir()) and not (root / RECORD_FILE).is_file():
+        raise RestrengthError(f"{root} holds other files; choose a new or empty folder with --out.")
+    with writing_output():
+        target.write(RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _refuse_original(path: Path, image_uri: str) -> None:
+    """Raise RestrengthError if the path is the original's own: originals are never written."""
+    source = None if is_inline(image_uri) else local_path(image_uri)
+    if source is not None and path.exists() and path.samefile(source):
+        raise RestrengthError("the original lies where the edit would go; choose another --out.")
