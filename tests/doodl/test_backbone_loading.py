@@ -334,7 +334,14 @@ def test_refiner_is_refused(folder_of):
     [
         ({"in_channels": 9}, "takes 9 channels"),
         ({"num_class_embeds": 10}, "num_class_embeds"),
-        ({"addition_embed_type": "text", "cross_attention_dim": 64}, "addition_embed_type"),
+        (
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 8,
+                "projection_class_embeddings_input_dim": 64,
+            },
+            "addition_embed_type",
+        ),
     ],
 )
 def test_networks_for_other_tasks_are_refused(folder_of, options, message):

@@ -102,7 +102,8 @@ def test_strength_of_a_rival_moves_its_change(editor, requests):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_zero_unet_predicts_no_noise_whatever_the_model_predicts(editor, prediction_type):
-    backbone = without_noise(replace(editor.backbone, prediction_type=prediction_type))
+    process = replace(editor.backbone.process, prediction_type=prediction_type)
+    backbone = without_noise(replace(editor.backbone, process=process))
     latents = torch.randn(2, backbone.latent_channels, 8, 8)
     predictor = backbone.predictor([""])
     assert predictor(latents, torch.tensor(500)).abs().max() == 0
