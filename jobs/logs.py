@@ -21,7 +21,7 @@ def show_logs(out: Path, address: str | None, *, follow: bool) -> int:
     lines = JobLines(console.result)
     if follow:
         try:
-            state = server.follow(submission.submission_id, lines)
+            state = server.follow(submission.submission_id, lines, console.say)
         except KeyboardInterrupt:
             console.say(f"{submission.submission_id} goes on without this terminal")
             return exits.SIGINT

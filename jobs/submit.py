@@ -223,7 +223,7 @@ def run_arguments(choice: RunChoice, *, report: bool) -> list[str]:
 def _follow_and_tell(server: JobServer, submission_id: str, out: str, as_json: bool) -> int:
     lines = JobLines(_nowhere if as_json else console.say)
     try:
-        state = server.follow(submission_id, lines)
+        state = server.follow(submission_id, lines, _nowhere if as_json else console.say)
     except KeyboardInterrupt:
         quoted = shlex.quote(out)
         console.say(f"{submission_id} goes on without this terminal")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,8 @@ class JobServer:
                     self._client.stop_job(probe)
                     return None
                 time.sleep(_POLL_SECONDS)
-            found = parse_problem(self._client.get_job_logs(probe))
-        with suppress(Exception):  # a leftover in the cluster's list, no more
-            self._client.delete_job(probe)
-        return found
+            # It stays in the cluster's list: deleted at once, it comes back there as a failed job.
+            return parse_problem(self._client.get_job_logs(probe))
 
     def submit(
         self,
@@ -159,15 +157,19 @@ class JobServer:
         with _asking(self.cluster):
             return self._client.get_job_logs(submission_id)
 
-    def follow(self, submission_id: str, show: Callable[[str], None]) -> JobState:
+    def follow(
+        self, submission_id: str, show: Callable[[str], None], tell: Callable[[str], None]
+    ) -> JobState:
         """Show a job's logs as they come, and return its state once it has ended.
 
+        Args:
+            tell: where a line goes on why there are no logs yet.
         Raises: ClusterError if the cluster is gone for longer than a moment.
         """
         shown = 0
         while True:
             try:
-                shown = asyncio.run(self._tail(submission_id, show, shown))
+                shown = asyncio.run(self._tail(submission_id, show, tell, shown))
             except _BrokenTailError as broken:
                 shown = broken.shown
             state = self.state(submission_id)
@@ -178,9 +180,20 @@ class JobServer:
             if state.ended:
                 return state
             time.sleep(1)
-            find_cluster(self.cluster.url, check_versions=False)
+            self._check_alive()
 
-    async def _tail(self, submission_id: str, show: Callable[[str], None], skip: int) -> int:
+    def _check_alive(self) -> None:
+        find_cluster(
+            self.cluster.url, check_versions=False, with_token=self.cluster.token is not None
+        )
+
+    async def _tail(
+        self,
+        submission_id: str,
+        show: Callable[[str], None],
+        tell: Callable[[str], None],
+        skip: int,
+    ) -> int:
         """Show the logs from character `skip` on until they end; return how many were seen."""
         seen = 0
         chunks = self._client.tail_job_logs(submission_id).__aiter__()
@@ -189,7 +202,10 @@ class JobServer:
                 following = asyncio.ensure_future(chunks.__anext__())
                 while not (await asyncio.wait({following}, timeout=_SILENCE_SECONDS))[0]:
                     # A head that vanished without a word sends nothing, ever.
-                    await asyncio.to_thread(find_cluster, self.cluster.url, check_versions=False)
+                    await asyncio.to_thread(self._check_alive)
+                    state = await asyncio.to_thread(self.state, submission_id)
+                    if state is not None and state.status == JobStatus.PENDING:
+                        tell(" ".join(state.message.split()))
                 text = following.result()
                 fresh = text[max(0, skip - seen) :]
                 seen += len(text)

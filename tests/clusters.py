@@ -24,6 +24,7 @@ MARK = "DOODL_TEST_CLUSTER"
 RAY = Path(sys.executable).parent / "ray"
 MEMORY_BYTES = 100_000_000
 START_SECONDS = 180
+START_TRIES = 4
 
 
 def free_ports(count):
@@ -90,16 +91,20 @@ class StartedCluster:
         return self
 
     def _ray_start(self, *arguments):
-        mark = uuid.uuid4().hex
-        self.marks.append(mark)
-        result = subprocess.run(
-            [RAY, "start", *map(str, arguments), "--disable-usage-stats", "--num-gpus", "0",
-             "--object-store-memory", str(MEMORY_BYTES),
-             "--temp-dir", str(self.folder / str(len(self.marks)))],
-            env=bare_environment(**{MARK: mark}, **self.environment),
-            cwd=self.folder, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stdout + result.stderr
+        """Start a node, again if it was too slow: Ray gives its own parts 30 s, however busy."""
+        for _ in range(START_TRIES):
+            mark = uuid.uuid4().hex
+            result = subprocess.run(
+                [RAY, "start", *map(str, arguments), "--disable-usage-stats", "--num-gpus", "0",
+                 "--object-store-memory", str(MEMORY_BYTES), "--temp-dir", self.folder / mark[:8]],
+                env=bare_environment(**{MARK: mark}, **self.environment),
+                cwd=self.folder, capture_output=True, text=True, timeout=300, check=False,
+            )  # fmt: skip
+            if result.returncode == 0:
+                self.marks.append(mark)
+                return
+            kill_marked(mark)
+        raise AssertionError(result.stdout + result.stderr)
 
     def kill_head(self):
         """SIGKILL the head's machine, as it were: the driver and the workers on it too."""
@@ -115,6 +120,20 @@ class UtilsCluster:
     """Ray's own test cluster of two nodes, in another process."""
 
     def __init__(self):
+        for _ in range(START_TRIES):
+            self._start()
+            if self.gcs:
+                break
+            said = (self.folder / "err").read_text()
+            self.stop()
+        assert self.gcs, said
+        try:
+            wait_for(lambda: _answers(self.url), "the dashboard", START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self):
         self.folder = Path(tempfile.mkdtemp(prefix="ray"))
         self.mark = uuid.uuid4().hex
         (self.dashboard_port,) = free_ports(1)
@@ -141,13 +160,7 @@ class UtilsCluster:
             ),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(self.folder / "err").open("w"),
         )  # fmt: skip
-        try:
-            self.gcs = self.process.stdout.readline().strip()
-            assert self.gcs, (self.folder / "err").read_text()
-            wait_for(lambda: _answers(self.url), "the dashboard", START_SECONDS)
-        except BaseException:
-            self.stop()
-            raise
+        self.gcs = self.process.stdout.readline().strip()
 
     def stop(self):
         self.process.stdin.close()

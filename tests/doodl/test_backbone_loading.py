@@ -409,3 +409,20 @@ def test_damaged_configs_are_model_errors(folder_of, text):
     shutil.rmtree(folder / "vae")
     with pytest.raises(ModelError):
         load_backbone(folder)
+
+
+def test_autoencoders_of_the_old_naming_load(folder_of):
+    """Stable Diffusion 1's own files call attention's matrices query, key, value, proj_attn."""
+    folder = folder_of("sd1")
+    new = load_backbone(folder)
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(weights).items():
+        for here, there in old.items():
+            name = name.replace(f"attentions.0.{here}.", f"attentions.0.{there}.")
+        tensors[name] = tensor
+    assert any("proj_attn" in name for name in tensors)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(load_backbone(folder).decode(latents), new.decode(latents))

@@ -86,6 +86,11 @@ def file_of(tmp_path):
     return write
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    return clip_tokenizer()
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_single_file_is_the_model_it_was_made_from(file_of, kind):
     folder, path = file_of(kind)
@@ -187,17 +192,17 @@ def test_cut_off_file_is_a_model_error(file_of):
         "word " * 99,
     ],
 )
-def test_tokens_are_open_clips(text):
+def test_tokens_are_open_clips(tokenizer, text):
     """Its tokenizer is other code over the same merges; it fills up with 0 to the length of 77."""
     want = open_clip.SimpleTokenizer()(text)[0].tolist()
     want = want[: want.index(49407) + 1]
-    assert clip_tokenizer()(text, max_length=77, truncation=True).input_ids == want
+    assert tokenizer(text, max_length=77, truncation=True).input_ids == want
 
 
-def test_openclips_towers_are_padded_with_zeros():
+def test_openclips_towers_are_padded_with_zeros(tokenizer):
     tokens = clip_tokenizer("!")("a dog", padding="max_length", max_length=77).input_ids
     assert tokens == open_clip.SimpleTokenizer()("a dog")[0].tolist()
-    assert clip_tokenizer()("a dog", padding="max_length", max_length=77).input_ids[-1] == 49407
+    assert tokenizer("a dog", padding="max_length", max_length=77).input_ids[-1] == 49407
 
 
 def test_text_tower_of_open_clip_gives_the_same_embedding():

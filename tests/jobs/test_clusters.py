@@ -136,10 +136,15 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def job(cluster, tmp_path_factory):
-    return Job(tmp_path_factory.mktemp("job"), cluster.url, 12, 1.0)
+    """A job that has run once on the cluster."""
+    made = Job(tmp_path_factory.mktemp("job"), cluster.url, 4, 0)
+    code, output = made.submitted()
+    assert code == exits.OK, output
+    return made
 
 
-def test_the_submitter_is_killed_and_the_job_finishes_on_both_nodes(job):
+def test_the_submitter_is_killed_and_the_job_finishes_on_both_nodes(cluster, tmp_path):
+    job = Job(tmp_path / "job", cluster.url, 12, 1.0)
     first = job.submit()
     said = until(first, "submitted as ")
     assert f"cluster at {job.address} (RAY_ADDRESS)" in said
@@ -172,19 +177,20 @@ def test_workers_run_the_shipped_wheel_in_an_empty_folder(job):
 def test_logs_show_the_last_job_again(job):
     code, output = job.call("logs", job.out)
     assert code == exits.OK
-    assert "12 computed" in output
+    assert f"results: {job.out}" in output
     code, followed = job.call("logs", job.out, "--follow")
-    assert code == exits.OK
+    assert code == job.status()["submission"]["exit_code"]
     assert followed.startswith(output)
 
 
 def test_a_finished_job_is_followed_by_its_next_attempt_which_computes_nothing(job):
-    before = job.edits()
+    before, attempt = job.edits(), job.status()["submission"]["attempt"]
     code, output = job.submitted("--json")
     assert code == exits.OK, output
     said = json.loads(output)
-    assert (said["attempt"], said["ray_status"], said["exit_code"]) == (2, "SUCCEEDED", 0)
-    assert said["counts"]["ok"] == 12
+    assert said["attempt"] == attempt + 1
+    assert (said["ray_status"], said["exit_code"]) == ("SUCCEEDED", 0)
+    assert said["counts"]["ok"] == 4
     assert job.edits() == before
     assert "0 computed" in job.call("logs", job.out)[1]
 
@@ -201,7 +207,7 @@ def test_no_secret_and_no_unlisted_variable_reaches_the_cluster(job, cluster, mo
     assert code == exits.OK, output
     assert "s3cret" not in output
     jobs = JobSubmissionClient(cluster.url).list_jobs()
-    assert len(jobs) >= 3
+    assert len(jobs) >= 2
     assert "s3cret" not in str(jobs)
 
 
@@ -283,13 +289,12 @@ def test_a_worker_that_asks_for_more_than_any_node_has_is_named(cluster, tmp_pat
     assert "asks for, 1 CPU, 0.5 a100; ask for less, or let the cluster grow" in output
 
 
-@pytest.mark.parametrize("text", ['{"pip": ["/no/such/wheel-1.0-py3-none-any.whl"]}'])
-def test_an_environment_that_cannot_be_made_is_exit_6_with_its_reason(cluster, tmp_path, text):
+def test_an_environment_that_cannot_be_made_is_exit_6_with_its_reason(cluster, tmp_path):
     job = Job(tmp_path / "job", cluster.url, 2, 0)
-    (job.folder / "env.json").write_text(text)
+    (job.folder / "env.json").write_text('{"py_modules": ["https://127.0.0.1:9/no-such.zip"]}')
     code, output = job.submitted()
     assert code == exits.ENVIRONMENT, output
-    assert "failed:" in output
+    assert " failed: " in output.split("error:")[-1]
     assert "Traceback" not in output.split("error:")[-1]
 
 
