@@ -9,6 +9,7 @@ import pytest
 
 from jobs import enhance, exits, finish
 from jobs.exits import UsageError
+from jobs.submit import Place, Where
 from pipeline.errors import DiskFullError
 from pipeline.plan import RunChoice
 from pipeline.run import RunSummary, run_job
@@ -129,12 +130,16 @@ def test_commands_that_name_an_address_are_commands():
     finish.check_target(None)
 
 
+HERE = Place("inline", "in this process")
+
+
 def test_the_runs_exit_code_stands_whatever_becomes_of_the_call(tmp_path, capsys):
     photos = collection(tmp_path / "photos", 1)
     (photos / "bad.jpg").write_bytes(jpeg(1)[:300])
-    code = enhance._run(
-        spec_of(photos), RunChoice(), "", report=False, on_finish="false", as_json=True
-    )
+    code = enhance.run_spec(
+        spec_of(photos), RunChoice(), [], HERE, Where(),
+        report=False, on_finish="false", as_json=True,
+    )  # fmt: skip
     out, err = capsys.readouterr()
     assert code == exits.ROWS_FAILED
     assert "--on-finish false: exit 1; the run itself stands" in err
@@ -151,7 +156,9 @@ def test_a_run_that_could_not_begin_is_told_too(tmp_path, monkeypatch, error, to
     monkeypatch.setattr(enhance, "tell", lambda _, summary, __: heard.append(summary.exit_code))
     spec = spec_of(collection(tmp_path / "photos", 1))
     with pytest.raises(type(error)):
-        enhance._run(spec, RunChoice(), "", report=False, on_finish="x", as_json=True)
+        enhance.run_spec(
+            spec, RunChoice(), [], HERE, Where(), report=False, on_finish="x", as_json=True
+        )
     assert heard == told
 
 
@@ -171,6 +178,7 @@ def test_a_skipped_run_tells_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(enhance, "tell", lambda *_: pytest.fail("somebody was told"))
     spec = spec_of(collection(tmp_path / "photos", 1))
     with OutputFolder(spec.out).lock(), pytest.raises(OutputLockedError):
-        enhance._run(
-            spec, RunChoice(if_running="skip"), "", report=False, on_finish="x", as_json=True
-        )
+        enhance.run_spec(
+            spec, RunChoice(if_running="skip"), [], HERE, Where(),
+            report=False, on_finish="x", as_json=True,
+        )  # fmt: skip

@@ -143,7 +143,7 @@ def test_the_choice_of_rows_survives_the_way_into_the_job():
     arguments = run_arguments(choice, report=False)
     seen = []
 
-    def run_spec_file(path, choice, where, *, report, as_json):
+    def run_spec_file(path, choice, where, *, report, on_finish, as_json):
         seen.append((RunChoice(**choice), report))
         return 0
 
