@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,14 +17,14 @@ from doodl.config import EditConfig
 from doodl.delivery import Delivery, deliver, edit_words
 from doodl.denoiser import NoisePredictor
 from doodl.edict import generate, invert
-from doodl.errors import DoodlError, InversionError, ModelError, OptimisationError
+from doodl.errors import DoodlError, InversionError, OptimisationError
 from doodl.fidelity import psnr_db, ssim
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
+from doodl.hub import find_model
 from doodl.images import Photo, decode_photo, model_view
 from doodl.objective import Aim, EnhanceProblem
 from doodl.optimise import LatentState, optimise
-from doodl.pocket import weights_dir
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
 
@@ -183,7 +182,10 @@ class PhotoEditor:
         predictor = self.backbone.predictor(
             [request.prompt for request in requests], guidance_scale=sampler.guidance_scale
         )
-        schedule = self.backbone.schedule(sampler.num_inference_steps, sampler.depth)
+        height, width = views.shape[-2:]
+        schedule = self.backbone.schedule(
+            sampler.num_inference_steps, sampler.depth, size_px=(height, width)
+        )
         x, y, x_0, errors = self._invert(predictor, schedule, self.backbone.encode(views))
         results: list[EditResult | DoodlError] = [
             InversionError("the inversion left the finite numbers; try more steps.")
@@ -356,7 +358,7 @@ def load_editor(
     """
     if guides:
         config = replace(config, guides=tuple(guides))
-    folder = pipeline_folder(model)
+    folder = find_model(model)
     backbone = load_backbone(folder, name=model, device=device, dtype=dtype)
     guidance = None
     if config.guides:
@@ -371,17 +373,3 @@ def load_editor(
         software=software,
         guidance=guidance,
     )
-
-
-def pipeline_folder(model: str) -> Path:
-    """Return the diffusers pipeline folder of `pocket` or of a path.
-
-    Raises: ModelError if it is neither.
-    """
-    folder = weights_dir() / "pipeline" if model == "pocket" else Path(model)
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(
-            f"model {model!r} is neither `pocket` nor a diffusers pipeline folder "
-            "(one with a model_index.json)."
-        )
-    return folder

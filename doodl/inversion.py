@@ -12,10 +12,10 @@ from torch import Tensor
 from doodl.backbones import Backbone, load_backbone
 from doodl.config import EditConfig
 from doodl.edict import generate, invert
-from doodl.edit import pipeline_folder
 from doodl.errors import DoodlError, InversionError, LatentsError
 from doodl.fidelity import psnr_db, ssim
 from doodl.generation.pictures import encode_picture, pixels_of, shown_name
+from doodl.hub import find_model
 from doodl.images import Photo, model_view
 from doodl.latent_files import LatentPair, latents_from_bytes, latents_to_bytes
 
@@ -211,5 +211,5 @@ def load_inverter(
 
     Raises: ModelError if the model is not there.
     """
-    backbone = load_backbone(pipeline_folder(model), name=model, device=device, dtype=dtype)
+    backbone = load_backbone(find_model(model), name=model, device=device, dtype=dtype)
     return PhotoInverter(backbone, config, image_format=image_format, software=software)

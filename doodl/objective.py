@@ -98,7 +98,10 @@ class EnhanceProblem:
         if rows is None:
             rows = [GuideRow(direction=aim.direction, target=aim.target) for aim in aims]
         sampler = config.sampler
-        schedule = backbone.schedule(sampler.num_inference_steps, sampler.depth)
+        height, width = views.shape[-2:]
+        schedule = backbone.schedule(
+            sampler.num_inference_steps, sampler.depth, size_px=(height, width)
+        )
         fit = TransferFit(bases, grey=tuple(grey))
         return cls(
             backbone,

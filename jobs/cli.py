@@ -69,7 +69,7 @@ Direction = Annotated[
 ]
 Target = Annotated[float | None, typer.Option(help="Score to reach; implies --direction target.")]
 Model = Annotated[
-    str, typer.Option(help="auto, pocket, or the path of a diffusers pipeline folder.")
+    str, typer.Option(help="auto, pocket, a name of `models list`, a pulled hub id, or a path.")
 ]
 Preset = Annotated[str | None, typer.Option(help="Recipe: pocket or paper-aesthetic.")]
 Set = Annotated[
@@ -215,7 +215,10 @@ SafetyChecker = Annotated[
     str, typer.Option(help="auto (the model's own, where it ships one) or off.")
 ]
 GenerateModel = Annotated[
-    str, typer.Option("--model", help="auto, pocket, or the path of a diffusers pipeline folder.")
+    str,
+    typer.Option(
+        "--model", help="auto, pocket, a name of `models list`, a pulled hub id, or a path."
+    ),
 ]
 GeneratePreset = Annotated[
     str | None,

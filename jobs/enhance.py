@@ -29,7 +29,7 @@ def build_spec(
         raise exits.UsageError(f"{out} is a file; choose a folder with --out.")
     job = OutputFolder(str(out)).read_job()
     recorded = None if job is None else job["params"].get("model")
-    model, why = resolve_model(options["model"], recorded)
+    model, why = resolve_model(options["model"], recorded, device=options.get("device", "auto"))
     options = {**options, "model": model}
     if place is not None:
         # What a job's driver makes of its spec; this machine's accelerator says nothing of a

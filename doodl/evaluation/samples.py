@@ -14,7 +14,6 @@ from torch import Tensor
 
 import doodl
 from doodl.backbones import Backbone, load_backbone
-from doodl.edit import pipeline_folder
 from doodl.errors import DoodlError, PhotoError
 from doodl.evaluation.cases import Source
 from doodl.evaluation.generated import (
@@ -29,6 +28,7 @@ from doodl.evaluation.generated import (
 from doodl.evaluation.sheets import Cell, write_sheets
 from doodl.evaluation.store import write_whole
 from doodl.evaluation.tables import Table, markdown, markdown_text
+from doodl.hub import find_model
 from doodl.images import decode_photo
 from doodl.pocket import weights_dir
 from doodl.pocket.photos import PhotoSet, center_crops
@@ -58,7 +58,7 @@ def run_samples(
     Raises: ModelError, DoodlError if too few photos can be read.
     """
     torch.set_num_threads(1)
-    folder = pipeline_folder(spec.model)
+    folder = find_model(spec.model)
     backbone = load_backbone(folder, name=spec.model)
     _check_fits(backbone, spec)
     scorer = load_scorer("pocket")

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from doodl.config import EditConfig
-from doodl.edit import load_editor, pipeline_folder
+from doodl.edit import load_editor
 from doodl.evaluation.cases import Case, Draw, Prepared, prepare
 from doodl.evaluation.methods import METHODS, Cost, Edited, counted, make_request, run_method
 from doodl.evaluation.metrics import rms_change
 from doodl.evaluation.referee import load_referee
 from doodl.evaluation.rows import Measured, Models, Run, fingerprint, measure
 from doodl.evaluation.strengths import Strength, match_strength
+from doodl.hub import find_model
 from doodl.images import decode_photo
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
@@ -64,7 +65,7 @@ class EvaluationSpec:
     def revisions(self) -> dict[str, str]:
         """Return the revision of each model that has a part in the figures. Raises: ModelError."""
         folders = {
-            "model": pipeline_folder(self.model),
+            "model": find_model(self.model),
             "guide": weights_dir() / "tower",
             "judge": weights_dir() / "judge",
             "referee": Path(self.referee),

@@ -8,12 +8,12 @@ import torch
 
 from doodl.backbones import load_backbone
 from doodl.config import EditConfig
-from doodl.edit import pipeline_folder
 from doodl.generation.generator import ImageGenerator
 from doodl.generation.judge import load_judge
 from doodl.generation.safety import load_safety
 from doodl.guidance.guidance import Guidance, load_guidance
 from doodl.guidance.spec import GuideSpec, parse_guides
+from doodl.hub import find_model
 
 
 def load_generator(
@@ -35,7 +35,7 @@ def load_generator(
         safety_checker: auto (the one the model ships, if it ships one) or off.
     Raises: ModelError if a model is not there, ValueError on a guide that cannot be read.
     """
-    folder = pipeline_folder(model)
+    folder = find_model(model)
 
     def load_guides(specs: tuple[GuideSpec, ...]) -> Guidance:
         return load_guidance(specs, model=model, device=device)

@@ -134,9 +134,9 @@ def workload(size: str, device: torch.device, dtype: torch.dtype) -> Workload:
     loss: Callable[[Tensor], Tensor] = _of_latents
     if size == "pocket":
         from doodl.backbones import load_backbone
-        from doodl.edit import pipeline_folder
+        from doodl.hub import find_model
 
-        backbone = load_backbone(pipeline_folder("pocket"), device=device, dtype=dtype)
+        backbone = load_backbone(find_model("pocket"), device=device, dtype=dtype)
         side = 128 // backbone.latent_factor
         shape = (backbone.latent_channels, side, side)
         embeds = backbone.embed_prompts([""])
