@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray.exceptions
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from manifests.submissions import attempt_of
@@ -33,6 +34,10 @@ _PROBE_SECONDS = 8.0
 _POLL_SECONDS = 0.2
 _STARTING_SECONDS = 120.0
 _SILENCE_SECONDS = 30.0
+# Versions of Ray before tokens have no such error.
+_REFUSALS: tuple[type[Exception], ...] = tuple(
+    {getattr(ray.exceptions, "AuthenticationError", PermissionError)}
+)
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -183,9 +188,11 @@ class JobServer:
             self._check_alive()
 
     def _check_alive(self) -> None:
-        find_cluster(
-            self.cluster.url, check_versions=False, with_token=self.cluster.token is not None
-        )
+        trusted = self.cluster.token is not None
+        try:
+            find_cluster(self.cluster.url, check_versions=False, with_token=trusted)
+        except ClusterError as error:
+            raise _silent(self.cluster) from error
 
     async def _tail(
         self,
@@ -242,15 +249,34 @@ class _BrokenTailError(Exception):
 
 
 def dashboard_url(address: str, token: str | None) -> str:
-    """Return the URL of the job server of the cluster whose head is at `host:port` or `auto`."""
+    """Return the URL of the job server of the cluster whose head is at `host:port` or `auto`.
+
+    Raises: ClusterError if the head wants a token and is shown none, or a wrong one.
+    """
     headers = Cluster(address, "", token=token).headers
-    with _own_address():
-        return JobSubmissionClient(address, headers=headers).get_address()
+    try:
+        with _own_address():
+            return JobSubmissionClient(address, headers=headers).get_address()
+    except _REFUSALS as error:
+        raise ClusterError(
+            "token",
+            f"the Ray head at {address} asks for a token, and refuses what RAY_AUTH_MODE and "
+            "RAY_AUTH_TOKEN give it; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or give the "
+            "dashboard's address, such as http://HOST:8265.",
+        ) from error
 
 
 def _state(job: Any) -> JobState:
     return JobState(
         job.submission_id, JobStatus(job.status).value, job.driver_exit_code, job.message or ""
+    )
+
+
+def _silent(cluster: Cluster) -> ClusterError:
+    return ClusterError(
+        "address",
+        f"the cluster at {cluster.url} stopped answering; what is committed stays, and once it is "
+        "back the same command follows the job, or goes on where it ended.",
     )
 
 
@@ -275,14 +301,13 @@ def _own_address() -> Iterator[None]:
 def _asking(cluster: Cluster) -> Iterator[None]:
     """Turn what Ray's client raises into one line."""
     import requests
-    from ray.exceptions import AuthenticationError
 
     try:
         yield
-    except AuthenticationError as error:
+    except _REFUSALS as error:
         raise ClusterError("token", f"the cluster at {cluster.url} refuses our token.") from error
     except (requests.RequestException, OSError) as error:
-        raise ClusterError("address", f"the cluster at {cluster.url} stopped answering.") from error
+        raise _silent(cluster) from error
     except RuntimeError as error:
         said = " ".join(str(error).split())[-300:]
         raise ClusterError("address", f"the cluster at {cluster.url} says: {said}") from error

@@ -319,10 +319,16 @@ def test_a_started_cluster_wants_its_token_and_says_so(started, tmp_path):
             job.environment, job.address = environment, address
             code, output = job.submitted()
             assert code == exits.ENVIRONMENT, output
-            assert output.count("error:") == 1, output
-            if address == started.url:
-                assert words in output
+            # Ray's client, asked by a head's own port, says a line of its own before.
+            assert [line.startswith("error: ") for line in output.splitlines()].count(True) == 1
+            assert (words if address == started.url else "asks for a token") in output
             assert "wr0ng" not in output
+    job.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    job.address = started.gcs
+    code, output = job.submitted()
+    assert code == exits.OK, output
+    assert TOKEN not in output
+    job.environment, job.address = none, started.url
     checks = json.loads(job.call("doctor", "--json")[1])
     assert [c["state"] for c in checks if c["name"] == "cluster token"] == ["bad"]
 
@@ -369,7 +375,7 @@ def test_a_killed_head_and_a_new_cluster_cost_no_committed_row(tmp_path):
         clusters[0].kill_head()
         output, _ = process.communicate(timeout=LONG)
         assert process.returncode == exits.ENVIRONMENT, output
-        assert "no Ray cluster answers" in output
+        assert "stopped answering; what is committed stays" in output
         time.sleep(3)  # the other node's worker may finish the photo it holds
         committed = done_files(job)
         assert 6 <= len(committed) < 24
