@@ -99,7 +99,7 @@ def encode_heif(
     if photo.bits > 8:
         options["bit_depth"] = photo.bits
     buffer = io.BytesIO()
-    # libheif's default preset, slow, takes 1.9 s of CPU a megapixel for files 6 % smaller; this 0.8.
+    # libheif's default, slow, takes 1.9 s of CPU a megapixel for files 6 % smaller; this 0.8.
     options["enc_params"] = {"preset": "medium"}
     pillow_heif.encode(mode, (width, height), samples.tobytes(), buffer, **options)
     return buffer.getvalue()
