@@ -99,8 +99,8 @@ def encode_heif(
     if photo.bits > 8:
         options["bit_depth"] = photo.bits
     buffer = io.BytesIO()
-    # x265's own default preset, slow, takes 2 s per megapixel for files 1 % smaller.
-    options["enc_params"] = {"preset": "fast"}
+    # libheif's default, slow, takes 1.9 s of CPU a megapixel for files 6 % smaller; this 0.8.
+    options["enc_params"] = {"preset": "medium"}
     pillow_heif.encode(mode, (width, height), samples.tobytes(), buffer, **options)
     return buffer.getvalue()
 
