@@ -6,9 +6,9 @@ Every process of a cluster inherits a mark in its environment; nothing else is e
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +34,11 @@ def free_ports(count):
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def port_is_free(port):
+    with socket.socket() as one:
+        return one.connect_ex((_own_ip(), port)) != 0
 
 
 def bare_environment(**more):
@@ -74,13 +79,13 @@ class StartedCluster:
         self.url = f"http://127.0.0.1:{self.dashboard_port}"
         self.gcs = f"{_own_ip()}:{self.port}"
 
-    def start(self, *nodes_cpus):
-        """Start a head and, with 1 CPU each as the head has, as many further nodes."""
+    def start(self, *nodes_cpus, more=()):
+        """Start a head and further nodes, with so many CPUs each."""
         agent, client = free_ports(2)
         self._ray_start(
             "--head", "--port", self.port, "--dashboard-port", self.dashboard_port,
             "--dashboard-agent-listen-port", agent, "--ray-client-server-port", client,
-            "--num-cpus", nodes_cpus[0],
+            "--num-cpus", nodes_cpus[0], *more,
         )  # fmt: skip
         for cpus in nodes_cpus[1:]:
             (agent,) = free_ports(1)
@@ -89,6 +94,44 @@ class StartedCluster:
             )
         wait_for(lambda: _answers(self.url), "the dashboard", START_SECONDS)
         return self
+
+    def start_growing(self, most_nodes):
+        """Start a head of no CPU whose autoscaler adds nodes of one, up to so many.
+
+        With the provider of Ray's own tests, which starts them on this machine; not by its
+        AutoscalingCluster, which first ends every Ray there is.
+        """
+        cpu = {"node_config": {}, "resources": {"CPU": 1}, "min_workers": 0}
+        config = {
+            "cluster_name": "growing",
+            "max_workers": most_nodes,
+            "idle_timeout_minutes": 5,
+            "upscaling_speed": 10.0,
+            "provider": {
+                "type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            "available_node_types": {
+                "cpu": {**cpu, "max_workers": most_nodes},
+                "ray.head.default": {
+                    "node_config": {}, "resources": {"CPU": 0}, "max_workers": 0,
+                },
+            },
+            "head_node_type": "ray.head.default",
+            "auth": {}, "file_mounts": {}, "cluster_synced_files": [],
+            "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
+            "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
+            "worker_setup_commands": [], "head_start_ray_commands": [],
+            "worker_start_ray_commands": [],
+        }  # fmt: skip
+        self.port = 6379  # the provider knows no other
+        self.gcs = f"{_own_ip()}:{self.port}"
+        path = self.folder / "growing.json"
+        path.write_text(json.dumps(config))
+        self.environment = {
+            **self.environment, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"
+        }  # fmt: skip
+        return self.start(0, more=["--autoscaling-config", path])
 
     def _ray_start(self, *arguments):
         """Start a node, again if it was too slow: Ray gives its own parts 30 s, however busy."""
@@ -190,7 +233,3 @@ def wait_for(condition, what, seconds):
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.1)
-
-
-def interrupt(process):
-    process.send_signal(signal.SIGINT)

@@ -17,7 +17,14 @@ import pytest
 
 from jobs import exits
 from pipeline.spec import make_spec
-from tests.clusters import RAY, StartedCluster, UtilsCluster, bare_environment, wait_for
+from tests.clusters import (
+    RAY,
+    StartedCluster,
+    UtilsCluster,
+    bare_environment,
+    port_is_free,
+    wait_for,
+)
 from tests.photos import collection
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -296,6 +303,29 @@ def test_an_environment_that_cannot_be_made_is_exit_6_with_its_reason(cluster, t
     assert code == exits.ENVIRONMENT, output
     assert " failed: " in output.split("error:")[-1]
     assert "Traceback" not in output.split("error:")[-1]
+
+
+def test_a_cluster_grows_to_max_workers_and_runs_the_images_code(tmp_path):
+    if not port_is_free(6379):
+        pytest.skip("the provider of growing nodes needs port 6379, and another has it")
+    growing = StartedCluster(RAY_AUTH_MODE="disabled", PYTHONPATH=str(TESTS.parent))
+    try:
+        job = Job(tmp_path / "job", growing.start_growing(2).url, 30, 1.0)
+        spec = {**json.loads(job.spec.to_json()), "editor": "tests.fakes:load_editor"}
+        (job.folder / "spec.json").write_text(json.dumps(spec))
+        code, output = job.submitted("--code", "image")
+        assert code == exits.ENVIRONMENT, output
+        assert "no node of this cluster has what one worker asks for, 1 CPU" in output
+        # One more than there will ever be room for: it is not waited for.
+        (job.folder / "spec.json").write_text(json.dumps({**spec, "num_workers": 3}))
+        code, output = job.submitted("--code", "image")
+        assert code == exits.OK, output
+        assert job.edits() == 30
+        # Both nodes of one CPU came to be: two photos were in work at once.
+        ledger = job.ledger().sort_values("started_at")
+        assert (ledger["started_at"].shift(-1) < ledger["finished_at"]).any()
+    finally:
+        growing.stop()
 
 
 @pytest.fixture(scope="module")
