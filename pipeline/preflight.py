@@ -152,7 +152,9 @@ def _found(address: str, with_token: bool) -> Cluster:
         # So that a port where nothing listens is told at once.
         _timed(address, lambda: _connect(address))
         try:
-            return _timed(address, lambda: _ask(f"http://{address}", with_token))
+            # A third for HTTP, which a head's own port does not speak, and the rest for the head.
+            limit = PREFLIGHT_SECONDS / 3
+            return within(limit, address, lambda: _ask(f"http://{address}", with_token))
         except ClusterError as error:
             if error.problem != "address":
                 raise
@@ -161,7 +163,7 @@ def _found(address: str, with_token: bool) -> Cluster:
     from pipeline.submission import dashboard_url
 
     token = read_token() if with_token else None
-    url = _timed(address, lambda: dashboard_url(address, token))
+    url = within(PREFLIGHT_SECONDS * 2 / 3, address, lambda: dashboard_url(address, token))
     try:
         return _timed(url, lambda: _ask(url, with_token))
     except ClusterError as error:

@@ -69,6 +69,8 @@ def test_runs_from_a_folder_with_the_users_own_packages_of_our_names(photos, tmp
     assert code == 0, output
     assert (results(spec)["status"] == "ok").all()
     assert len(results(spec)) == 8
+    assert "private Ray on this machine: neither --address nor RAY_ADDRESS is set" in output
+    assert "oken authentication" not in output  # Ray says so at each start
 
 
 def test_sigkill_of_everything_loses_no_commit_and_repeats_none(photos, tmp_path):
@@ -132,3 +134,11 @@ def test_a_worker_that_cannot_start_ends_the_run_with_its_reason(photos, tmp_pat
     assert code == 6
     assert "a worker cannot start" in output
     assert "no_such_editor" in output
+
+
+@pytest.mark.slow
+def test_workers_that_die_while_they_load_end_the_run(photos, tmp_path):
+    spec = make_spec(photos, editor="tests.fakes:load_dying_editor", num_workers=1)
+    code, output = finish(start(spec, tmp_path), timeout=400)
+    assert code == 6, output
+    assert "5 workers on end died while they loaded" in output
