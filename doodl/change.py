@@ -24,25 +24,33 @@ from doodl.transfer import LocalAffine, TransferFit, apply_transfer, apply_trans
 _FORMAT = "doodl-change-1"
 _MAX_BYTES = 64 * 2**20
 _COEFFICIENTS = 18
+_MAX_WORDS = 200
 
 
 @dataclass(frozen=True)
 class Change:
     """What turns one photo into its edit, in the photo's own colour space.
 
-    source: `fingerprint` of the photo it was made for.
+    source: `fingerprint` of the photo it was made for. what: the edit in a few words.
     transfer: of this photo, a batch of one.
     detail: (3, h, w) in [-1, 1] at the model's resolution: what the model drew that no transfer
         explains; None where it was not asked for.
     """
 
     source: str
+    what: str
     transfer: LocalAffine
     detail: Tensor | None = None
 
     @classmethod
     def between(
-        cls, photo: Photo, before: Tensor, after: Tensor, *, with_detail: bool = False
+        cls,
+        photo: Photo,
+        before: Tensor,
+        after: Tensor,
+        *,
+        what: str = "edited",
+        with_detail: bool = False,
     ) -> Change:
         """Return the change from one of the model's images to another, as it is kept.
 
@@ -56,7 +64,7 @@ class Change:
         detail = None
         if with_detail:
             detail = (after - apply_transfer(transfer, before.cpu().float()).to(after))[0].cpu()
-        return change_from_bytes(change_to_bytes(cls(fingerprint(photo), transfer, detail)))
+        return change_from_bytes(change_to_bytes(cls(fingerprint(photo), what, transfer, detail)))
 
     def apply(self, photo: Photo, *, strength: float = 1.0, detail: float = 0.0) -> np.ndarray:
         """Return the edited pixels, (H, W, 3) in the photo's dtype and colour space.
@@ -100,7 +108,7 @@ def change_to_bytes(change: Change) -> bytes:
     limit = torch.finfo(torch.float16).max
     tensors = {"coefficients": coefficients.clamp(-limit, limit).half().contiguous()}
     grey = str(int(change.transfer.grey[0]))
-    metadata = {"format": _FORMAT, "source": change.source, "grey": grey}
+    metadata = {"format": _FORMAT, "source": change.source, "what": change.what, "grey": grey}
     if change.detail is not None:
         peak = float(change.detail.abs().max().clamp_min(1e-6))
         levels = (change.detail * (127 / peak)).round()
@@ -119,7 +127,7 @@ def change_from_bytes(data: bytes) -> Change:
         tensors = load(data)
         coefficients = tensors["coefficients"].float()
         detail = tensors["detail"].float() if "detail" in tensors else None
-        source = str(metadata["source"])
+        source, what = str(metadata["source"]), str(metadata["what"])[:_MAX_WORDS]
         grey = {"0": False, "1": True}[metadata["grey"]]
         peak = float(metadata.get("detail_peak", "0")) if detail is not None else 0.0
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -136,4 +144,4 @@ def change_from_bytes(data: bytes) -> Change:
     if not well_formed:
         raise ChangeError("a kept change has odd contents; edit the photo again.")
     transfer = LocalAffine(coefficients[None], (grey,))
-    return Change(source, transfer, None if detail is None else detail * (peak / 127))
+    return Change(source, what, transfer, None if detail is None else detail * (peak / 127))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -55,7 +55,7 @@ class Delivery:
 
 
 def edit_words(direction: str, target: float | None) -> str:
-    """Return an aesthetic edit in words, the same for the edit and for its restrength."""
+    """Return an aesthetic edit in words."""
     return (
         f"aesthetic score to {target:g}" if target is not None else f"aesthetic score {direction}"
     )
@@ -76,7 +76,9 @@ def deliver(
         pixels = enlarge_to_pixels(image, photo.pixels, strength=delivery.strength)
         kept = None
     else:
-        change = Change.between(photo, before, after, with_detail=delivery.detail > 0)
+        change = Change.between(
+            photo, before, after, what=delivery.what, with_detail=delivery.detail > 0
+        )
         pixels = change.apply(photo, strength=delivery.strength, detail=delivery.detail)
         kept = change_to_bytes(change)
     return _encoded(photo, pixels, delivery, software), kept
@@ -96,15 +98,15 @@ def restrength(
 
     Args:
         source: the original file's bytes. change: what `deliver` returned to be kept.
+        delivery: its `what` is the kept change's own.
     Raises: PhotoError as `decode_photo`; ChangeError if the change is not this photo's.
     """
     if delivery.deliver != "transfer":
         raise ValueError("the model's own pixels are not kept; edit again for them.")
     photo = decode_photo(source, max_pixels=max_pixels)
-    pixels = change_from_bytes(change).apply(
-        photo, strength=delivery.strength, detail=delivery.detail
-    )
-    return photo, _encoded(photo, pixels, delivery, software)
+    kept = change_from_bytes(change)
+    pixels = kept.apply(photo, strength=delivery.strength, detail=delivery.detail)
+    return photo, _encoded(photo, pixels, replace(delivery, what=kept.what), software)
 
 
 def _encoded(photo: Photo, pixels: np.ndarray, delivery: Delivery, software: str) -> bytes:

@@ -21,8 +21,7 @@ from pipeline.stages import describe, writing_output
 from pipeline.tasks import SUFFIXES
 
 RECORD_FILE = "_restrength.json"
-_COLUMNS = ("row_id", "work_key", "status", "image_uri", "direction", "target",
-            "params_fingerprint")  # fmt: skip
+_COLUMNS = ("row_id", "work_key", "status", "image_uri", "params_fingerprint")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _remade(
     row: dict[str, Any], params: dict[str, Any], changes: Changes, strength: float, detail: float
 ) -> tuple[str, bytes, float]:
     """Return (relative path, file, PSNR to the original in dB) of one row's photo."""
-    from doodl.delivery import Delivery, edit_words, restrength
+    from doodl.delivery import Delivery, restrength
     from doodl.fidelity import psnr_db
     from doodl.images import decode_photo
 
@@ -110,7 +109,6 @@ def _remade(
             "edit it again with --force."
         )
     delivery = Delivery(
-        what=edit_words(row["direction"], row["target"]),
         strength=strength,
         detail=detail,
         strip_gps=bool(params.get("strip_gps")),

@@ -1,10 +1,7 @@
 """Bytes to a `Photo`, or one line that says what is wrong with them."""
 
 import io
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,13 +17,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from doodl.errors import (
-    PhotoTooLargeError,
-    PhotoTooSmallError,
-    UnreadablePhotoError,
-    UnsupportedPhotoError,
-)
 from doodl.images import deep
+from doodl.images.checks import check_kind, check_pages, check_size, one_line_errors
 from doodl.images.colour import cicp_profile, cmyk_to_rgb, implied_by_exif
 from doodl.images.containers import (
     jpeg_dropped,
@@ -38,7 +30,7 @@ from doodl.images.containers import (
 )
 from doodl.images.heif import C2PA_UUID, decode_heif, open_heif
 from doodl.images.isobmff import av1_bits, nclx
-from doodl.images.photo import MIN_SIDE_PX, Photo, upright
+from doodl.images.photo import Photo, upright
 from doodl.images.sniff import sniff
 from doodl.images.tiff import read_tags, tiff_dropped, tiff_facts
 
@@ -53,21 +45,6 @@ _OPENERS: Mapping[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,  # imagecodecs, pillow_heif, the AVIF decoder
-    struct.error,
-    zlib.error,
-)
-_SUPPORTED_MODES = {"L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _ORIENTATION = 0x0112
 
 
@@ -80,39 +57,25 @@ def decode_photo(data: bytes, *, max_pixels: int = 200_000_000) -> Photo:
     Raises: UnreadablePhotoError, UnsupportedPhotoError, PhotoTooLargeError, PhotoTooSmallError.
     """
     kind = sniff(data)
-    with _one_line(kind, data, max_pixels):
+    with one_line_errors(kind, data, max_pixels):
         if kind == "HEIF":
             file = open_heif(data)
-            _check_size(file.size[0], file.size[1], max_pixels)
+            check_size(file.size[0], file.size[1], max_pixels)
             return decode_heif(file, data)
         if kind == "TIFF":
-            _check_pages(data)
+            check_pages(data)
             layout = deep.tiff_layout(data)
             if layout.bits > 8:
-                _check_size(layout.width_px, layout.height_px, max_pixels)
+                check_size(layout.width_px, layout.height_px, max_pixels)
                 return _deep_tiff(data, layout)
         return _by_pillow(kind, data, max_pixels)
 
 
-@contextmanager
-def _one_line(kind: str, data: bytes, max_pixels: int) -> Iterator[None]:
-    """Turn what the decoders raise into a PhotoError of one line."""
-    try:
-        yield
-    except Image.DecompressionBombError:
-        raise _too_large("its header declares, or it unpacks to,", max_pixels) from None
-    except _DECODE_ERRORS as error:
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise UnreadablePhotoError(
-            f"the {kind} cannot be decoded ({reason}; {len(data):,} bytes); is the copy complete?"
-        ) from error
-
-
 def _by_pillow(kind: str, data: bytes, max_pixels: int) -> Photo:
     image = _OPENERS[kind](io.BytesIO(data))
-    _check_size(image.width, image.height, max_pixels)
+    check_size(image.width, image.height, max_pixels)
     bits = _bits_per_channel(kind, image, data)
-    _check_kind(kind, image, bits)
+    check_kind(kind, image, bits)
     orientation = image.getexif().get(_ORIENTATION, 1)
     xmp = image.info.get("xmp")
     image.load()
@@ -193,46 +156,6 @@ def _split(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     alpha = np.ascontiguousarray(samples[:, :, -1]) if channels in (2, 4) else None
     colours = samples[:, :, :-1] if alpha is not None else samples
     return np.ascontiguousarray(np.broadcast_to(colours, (height, width, 3))), alpha
-
-
-def _too_large(what: str, max_pixels: int) -> PhotoTooLargeError:
-    return PhotoTooLargeError(
-        f"{what} more pixels than the limit of {max_pixels / 1e6:.0f} megapixels; "
-        "raise max_pixels if it is really a photo"
-    )
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    size = f"the photo has {width:,}×{height:,} px"
-    if width * height > max_pixels:
-        megapixels = width * height / 1e6
-        raise _too_large(f"{size} ({megapixels:.0f} megapixels),", max_pixels)
-    if min(width, height) < MIN_SIDE_PX:
-        raise PhotoTooSmallError(
-            f"{size}; each side must be {MIN_SIDE_PX} or more: leave it out, it is not a photo"
-        )
-
-
-def _check_pages(data: bytes) -> None:
-    pages, _ = deep.count_tiff_pages(data)
-    if pages > 1:
-        raise UnsupportedPhotoError(
-            f"a TIFF of {pages} pages; only single pictures are edited: save one on its own"
-        )
-
-
-def _check_kind(kind: str, image: ImageFile.ImageFile, bits: int) -> None:
-    frames = 1 if kind == "TIFF" else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise UnsupportedPhotoError(
-            f"an animation of {frames} frames; only single pictures are edited: save one on its own"
-        )
-    if bits > 8 and kind in ("PNG", "AVIF"):
-        return
-    if bits > 8 or image.mode not in _SUPPORTED_MODES:
-        raise UnsupportedPhotoError(
-            f"pixels of mode {image.mode!r} ({kind}); convert it to RGB or greyscale"
-        )
 
 
 def _bits_per_channel(kind: str, image: ImageFile.ImageFile, data: bytes) -> int:

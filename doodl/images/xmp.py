@@ -38,7 +38,6 @@ _STALE = (
     r"(?:G?Container):Directory",
     r"GCamera:(?:MotionPhoto|MicroVideo)\w*",
     r"xmp:Thumbnails",
-    r"xmpGImg:image",
 )
 
 
