@@ -244,6 +244,7 @@ PRESETS: dict[str, EditConfig] = {
         neutral_weight=20.0,
     ),
     "pocket-text": replace(_POCKET_GENERATION, guides=("text=1",)),
+    "pocket-aesthetic": replace(_POCKET_GENERATION, guides=("aesthetic=1",)),
     "pocket-personalize": replace(_POCKET_GENERATION, guides=("subject=1",)),
     "pocket-classifier": replace(_POCKET_GENERATION, guides=("classifier=1",)),
     # The released code's presets, in its own units (ALGORITHM, section 5).

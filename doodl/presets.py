@@ -27,6 +27,9 @@ class PresetNote:
 PRESET_NOTES: dict[str, PresetNote] = {
     "pocket": PresetNote("enhance", "the shipped model's photo editing; the default with it"),
     "pocket-text": PresetNote("generate", "the shipped model: a prompt reinforced by its own CLIP"),
+    "pocket-aesthetic": PresetNote(
+        "generate", "the shipped model: images that its aesthetic score likes"
+    ),
     "pocket-personalize": PresetNote(
         "personalize", "the shipped model: images with the subject of the exemplar photos"
     ),
