@@ -13,7 +13,7 @@ from doodl.edict import generate, invert
 from doodl.edit import EditRequest, PhotoEditor, load_editor
 from doodl.errors import InversionError, OptimisationError
 from doodl.images import decode_photo
-from doodl.objective import Aim, EnhanceProblem
+from doodl.objective import Aim, EnhanceProblem, points_to_go
 from doodl.optimise import LatentState
 from tests.photos import jpeg
 
@@ -264,3 +264,31 @@ def test_overshoot_beyond_black_and_white_earns_nothing(editor, whole_view):
 def test_strength_outside_zero_one_is_refused(strength):
     with pytest.raises(ValueError, match="strength"):
         request(0, strength=strength)
+
+
+@pytest.mark.parametrize(
+    ("aim", "value", "points"),
+    [
+        (Aim("up"), 5.3, 3.0),
+        (Aim("up"), 9.0, 0.6),  # at the aim and beyond: the dearest
+        (Aim("down"), -7.0, 6.0),  # the guide's value is then the negative score
+        (Aim("target", 6.0), -1.5, 1.5),  # minus the distance
+    ],
+)
+def test_points_to_go_are_the_distance_to_the_aim(aim, value, points):
+    assert points_to_go(value, aim, 8.3) == pytest.approx(points)
+
+
+def test_change_is_dearer_the_nearer_a_photo_is_to_a_good_score(editor):
+    problem, _ = problem_of(editor, [request(0), request(1)])
+    config, scores = editor.config, editor.guide(problem.views).tolist()
+    want = [
+        config.fidelity_weight / points_to_go(score, Aim("up"), config.good_score)
+        for score in scores
+    ]
+    assert problem.fidelity_weights.tolist() == pytest.approx(want, rel=1e-5)
+    assert problem.keep([1]).fidelity_weights.tolist() == pytest.approx(want[1:], rel=1e-5)
+    plain = replace(editor.config, good_score=None)
+    other = PhotoEditor(editor.backbone, editor.guide, editor.judge, plain)
+    same, _ = problem_of(other, [request(0), request(1)])
+    assert same.fidelity_weights.tolist() == [plain.fidelity_weight] * 2

@@ -149,7 +149,10 @@ def test_class_probability_is_the_softmax_over_the_classes_captions():
 
 
 def test_prompts_are_read_from_lines_and_from_drawbenchs_layout():
-    assert [i.prompt for i in read_prompts("a red rose\n\n a tulip \n")] == ["a red rose", "a tulip"]
+    assert [i.prompt for i in read_prompts("a red rose\n\n a tulip \n")] == [
+        "a red rose",
+        "a tulip",
+    ]
     drawbench = 'Prompts,Category\n"A red car, parked",Colors\nA dog,Counting\n'
     assert [(i.prompt, i.category) for i in read_prompts(drawbench)] == [
         ("A red car, parked", "Colors"),
