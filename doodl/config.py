@@ -154,6 +154,8 @@ class EditConfig:
         neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
         judge_tolerance: points that the judge may fall where no aesthetic guide asks it to rise.
+        max_change: fidelity budget: the delivered file's largest RMS change, as a share of the
+            full range (0.1 is a PSNR of 20 dB); None is no budget.
     """
 
     sampler: SamplerConfig = SamplerConfig()
@@ -168,9 +170,10 @@ class EditConfig:
     neutral_weight: float = 0.0
     stop_score: float | None = None
     judge_tolerance: float = 0.5
+    max_change: float | None = None
 
     def __post_init__(self) -> None:
-        _check_fields(self, "", ("working_px", "num_crops"))
+        _check_fields(self, "", ("working_px", "num_crops", "max_change"))
         if not isinstance(self.guides, tuple) or any(type(g) is not str for g in self.guides):
             raise ValueError(f"guides (={self.guides!r}) must be a list of guides, as text.")
         parse_guides(self.guides)

@@ -78,6 +78,7 @@ MEANINGS: dict[str, str] = {
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",
     "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
     "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",
+    "max_change": "photos: budget of RMS change, share of the full range; none is no budget",
 }
 
 

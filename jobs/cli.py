@@ -137,6 +137,25 @@ RuntimeEnv = Annotated[
 Detach = Annotated[
     bool, typer.Option("--detach", help="Print the submitted job's id and leave it to itself.")
 ]
+MaxChange = Annotated[
+    float | None,
+    typer.Option(
+        help="Budget: the largest RMS change of a delivered photo, as a share of the range; 0.1 is "
+        "20 dB. What overspends is not delivered.  [default: no budget]"
+    ),
+]
+Protect = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of masks, named as the photos are: what is white there stays as it is.",
+        parser=_path,
+        metavar="MASK_DIR",
+    ),
+]
+ProtectWith = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="Your own code that draws masks: faces, text."),
+]
 Report = Annotated[bool, typer.Option(help="Write OUT/report at the end.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 RowTimeout = Annotated[
@@ -246,7 +265,20 @@ def spec_options(
     if preset is not None:
         options["preset"] = preset
     options["overrides"] = dict(_assignment(text) for text in overrides or [])
+    if (max_change := options.pop("max_change", None)) is not None:
+        options["overrides"]["max_change"] = max_change
     return options
+
+
+def guard_options(
+    max_change: float | None, protect: Path | None, protect_with: str | None
+) -> dict[str, Any]:
+    """Return what is asked of the guard, for `spec_options`."""
+    return {
+        "max_change": max_change,
+        "protect": None if protect is None else str(protect),
+        "protect_with": protect_with,
+    }
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -293,6 +325,9 @@ def enhance(
     strip_gps: StripGps = False,
     deliver: Deliver = "transfer",
     detail: Detail = 0.0,
+    max_change: MaxChange = None,
+    protect: Protect = None,
+    protect_with: ProtectWith = None,
     sidecar: Sidecar = False,
     workers: Workers = 0,
     batch_size: BatchSize = 1,
@@ -336,6 +371,7 @@ def enhance(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
         deliver=deliver, detail=detail, sidecar=sidecar,
+        **guard_options(max_change, protect, protect_with),
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size,
         gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
         resources=resource_amounts(resources), device=device,
@@ -579,6 +615,9 @@ def plan(
     strip_gps: StripGps = False,
     deliver: Deliver = "transfer",
     detail: Detail = 0.0,
+    max_change: MaxChange = None,
+    protect: Protect = None,
+    protect_with: ProtectWith = None,
     redo: Redo = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
@@ -618,6 +657,7 @@ def plan(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
         num_workers=workers, device=device, deliver=deliver, detail=detail,
+        **guard_options(max_change, protect, protect_with),
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
