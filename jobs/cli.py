@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import console, exits
+from jobs import console, exits, human
+from jobs.options import parse_path as _path
 from jobs.schedule.commands import app as schedule_app
+from jobs.study import app as study_app
 
 app = typer.Typer(
     name="doodl-batch",
@@ -30,20 +32,8 @@ app.add_typer(manifest_app, name="manifest")
 evaluate_app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(schedule_app, name="schedule")
-
-
-def _path(text: str) -> Path:
-    """Return the absolute path of a path or `file://` URI; other storage is not supported yet."""
-    from manifests.paths import local_path
-
-    path = local_path(text)
-    if path is None:
-        raise exits.UsageError(
-            f"{text} is not on a local or mounted file system; object stores are not supported yet."
-        )
-    absolute = Path(path).expanduser().absolute()
-    # The default output folder is named after the last part, which must be a name.
-    return absolute.resolve() if ".." in absolute.parts else absolute
+app.add_typer(study_app, name="study")
+human.register(evaluate_app)
 
 
 def _path_argument(metavar: str, help: str) -> Any:
@@ -791,11 +781,28 @@ def restrength(
 
 
 @app.command()
-def report(out: OutArgument) -> None:
-    """Write OUT/report/index.html: before and after, scores, failures.
+def report(
+    out: OutArgument,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another run over the same photos, to stand beside OUT's.",
+            parser=_path,
+            metavar="RUN_A",
+        ),
+    ] = None,
+) -> None:
+    """Write OUT/report/index.html: before and after, scores, failures; or two runs side by side.
 
     Example: doodl-batch report photos-doodl
+
+    Example: doodl-batch report --compare photos-mild photos-strong
     """
+    if compare is not None:
+        from jobs.report.compare import build_comparison
+
+        console.result(str(build_comparison(str(compare), str(out))))
+        return
     from jobs.report.build import build_report
 
     console.result(str(build_report(str(out))))

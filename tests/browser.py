@@ -54,9 +54,7 @@ def chromium(profile: Path, width: int = 1440, height: int = 900) -> Iterator[An
         options.add_argument(flag)
     downloads = profile / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    options.add_experimental_option(
-        "prefs", {"download.default_directory": str(downloads), "download.prompt_for_download": False}
-    )  # fmt: skip
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(_found(("chromedriver",))))
     driver.set_page_load_timeout(120)
