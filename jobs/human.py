@@ -15,6 +15,17 @@ from jobs.options import parse_path
 MAX_BYTES = 20_000_000
 
 
+Study = Annotated[
+    Path, typer.Argument(help="The folder of the study.", parser=parse_path, metavar="STUDY")
+]
+Choices = Annotated[
+    list[Path],
+    typer.Argument(
+        help="What its page saved, or folders of it.", parser=parse_path, metavar="CHOICES..."
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add `human` to the `evaluate` commands."""
 

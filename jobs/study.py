@@ -47,7 +47,7 @@ def pairwise(
 ) -> None:
     """Write a page of pairs: which picture looks better, the delivered one or the other?
 
-    Give people the page and its pictures, not _key.json, which says what is what.
+    Give people the folder page/, not _key.json beside it, which says what is what.
 
     Example: doodl-batch study pairwise photos-doodl --number 50
     """
@@ -84,7 +84,7 @@ def _build(
     question: str,
     levels: list[str] | None = None,
 ) -> int:
-    from jobs.report.study import KEY_FILE, LEVELS, Wanted, build_pairwise, build_rating
+    from jobs.report.study import KEY_FILE, LEVELS, PAGE, Wanted, build_pairwise, build_rating
 
     if levels is not None and len(levels) != len(LEVELS):
         raise exits.UsageError(f"--level is given {len(levels)} times; give it four times.")
@@ -95,5 +95,5 @@ def _build(
     folder = out / f"study-{kind}" if to is None else to
     page = (build_pairwise if kind == "pairwise" else build_rating)(wanted, folder)
     console.result(f"page: {page}")
-    console.say(f"give people index.html and pictures/; {KEY_FILE} says what is what: keep it back")
+    console.say(f"give people the folder {PAGE}/; {KEY_FILE} says what is what: keep it back")
     return exits.OK

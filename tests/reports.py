@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from manifests.commits import OutputFolder
 from manifests.identity import input_key, work_key
 from manifests.parts import write_results_part
 from manifests.rows import ResultRow, results_table
+from manifests.schemas import INPUT_SCHEMA
 from tests.photos import pixels
 
 UGLY = (
@@ -122,6 +124,34 @@ def _row(
     return row
 
 
-def facts(rows: Sequence[dict[str, Any]], status: str) -> int:
-    """Return how many of a page's rows have a status."""
-    return sum(row["status"] == status for row in rows)
+def personalised_folder(root: Path, count: int, *, prompt: str = "a dog on the moon") -> Path:
+    """Write an output folder of `personalize`: pictures with and without guides, two exemplars."""
+    out = root / "moon-doodl"
+    exemplars = []
+    for seed in (91, 92):
+        path = root / f"subject {seed}.jpg"
+        path.write_bytes(encoded(pixels(seed, (96, 96))))
+        exemplars.append(str(path))
+    folder = OutputFolder(str(out))
+    params = {**PARAMS, "recipe": {"guides": ["subject=1"]}}
+    job = folder.open_job({"task": "personalize", "preset": "pocket", "params": params})
+    rows: list[ResultRow] = []
+    inputs: list[dict[str, Any]] = []
+    for index in range(count):
+        key = input_key(None, {"seed": index})
+        row_id = f"moon-seed{index}"
+        row = ResultRow(row_id, key, work_key(key, job["params_fingerprint"]), "ok")
+        row.task, row.prompt, row.seed = "personalize", prompt, index
+        row.score_before, row.score_after, row.judge_before, row.judge_after = 0.2, 0.3, 4.0, 4.5
+        for place in ("edited", "unguided"):
+            target = out / place / f"{row_id}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(encoded(pixels(index + (50 if place == "edited" else 0), (96, 96))))
+            setattr(row, f"{place}_uri", f"{place}/{target.name}")
+        rows.append(row)
+        inputs.append({"row_id": row_id, "input_key": key, "subject_uris": exemplars})
+    write_results_part(folder.storage, 1, results_table(rows), job["epoch"])
+    schema = pa.schema([INPUT_SCHEMA.field(n) for n in ("row_id", "subject_uris")])
+    table = pa.Table.from_pylist(inputs, schema=schema.append(pa.field("input_key", pa.string())))
+    folder.write_manifest(table)
+    return out

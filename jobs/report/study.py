@@ -1,8 +1,8 @@
 """Pages on which people judge, blind: pairs of pictures, or pictures of a subject on four levels.
 
-A study is a folder: `index.html` with its pictures, which may be given to anybody, and `_key.json`,
-which says what is what and must not be. What people choose is saved by the page as JSON;
-`evaluate human` puts both together.
+A study is a folder: `page/`, which may be given to anybody, and `_key.json`, which says what is
+what and must not be. What people choose is saved by the page as JSON; `evaluate human` puts both
+together.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pipeline.pictures import before_thumbnails, delivered_thumbnails, source_th
 from pipeline.subjects import subject_uris
 
 KEY_FILE = "_key.json"
+PAGE = "page"
 SIDE_PX = 1024
 LEVELS = (
     "not the subject at all",
@@ -125,11 +126,13 @@ class _Pictures:
     """The study's pictures, by names that tell nothing."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        if (folder / "index.html").exists() and not (folder / KEY_FILE).is_file():
-            raise StudyError(f"{folder} holds another page; choose a new folder with --to.")
+        if folder.exists() and any(folder.iterdir()) and not (folder / KEY_FILE).is_file():
+            raise StudyError(f"{folder} holds other files; choose a new folder with --to.")
         self.random = random.Random(seed)
-        self.folder = folder / "pictures"
+        self.folder = folder / PAGE / "pictures"
         self.folder.mkdir(parents=True, exist_ok=True)
+        # First of all the key: a folder left half made is then known as a study's.
+        write_whole(folder / KEY_FILE, b"{}")
         for path in self.folder.glob("*.jpg"):
             path.unlink()
         self.study = self.new_name()
@@ -206,8 +209,8 @@ def _write(
         "seed": wanted.seed, "items": key,
     }  # fmt: skip
     write_whole(folder / KEY_FILE, json.dumps(said, indent=1).encode())
-    write_whole(folder / "index.html", page)
-    return folder / "index.html"
+    write_whole(folder / PAGE / "index.html", page)
+    return folder / PAGE / "index.html"
 
 
 def read_key(folder: Path) -> dict[str, Any]:
