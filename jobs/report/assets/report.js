@@ -42,12 +42,14 @@ function sorted(list) {
 }
 
 let pending = 0;
-function refresh() {
+function refresh(redraw = true) {
   shown = sorted(filtered());
   active = 0;
   byId("count").textContent = shown.length === rows.length ? `${whole(rows.length)} photos` : `${whole(shown.length)} of ${whole(rows.length)} photos`;
   byId("nothing").hidden = shown.length > 0;
   place();
+  // Charts tell of the photos shown, not of their order; and what stands above a click stays put.
+  if (!redraw) return;
   clearTimeout(pending);
   pending = setTimeout(drawCharts, 120);
 }
@@ -257,13 +259,14 @@ function startFilters() {
       refresh();
     });
   }
-  for (const id of ["sort", "error"]) byId(id)?.addEventListener("change", refresh);
-  byId("search").addEventListener("input", refresh);
+  byId("error")?.addEventListener("change", () => refresh());
+  byId("sort").addEventListener("change", () => refresh(false));
+  byId("search").addEventListener("input", () => refresh());
   byId("order").addEventListener("click", () => {
     const down = byId("order").getAttribute("aria-pressed") !== "true";
     byId("order").setAttribute("aria-pressed", String(down));
     byId("order").textContent = down ? "High to low" : "Low to high";
-    refresh();
+    refresh(false);
   });
   byId("size").value = size;
   byId("size").addEventListener("change", () => { size = byId("size").value; remember("doodl-size", size); place(); });
@@ -338,5 +341,6 @@ new ResizeObserver(() => {
   const width = byId("gallery").clientWidth;
   if (width !== measured) { measured = width; place(); }
 }).observe(byId("gallery"));
-refresh();
+refresh(false);
+drawCharts();
 document.documentElement.dataset.ready = "true";
