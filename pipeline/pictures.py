@@ -16,7 +16,7 @@ from pipeline.collection import OutputView
 
 logger = logging.getLogger(__name__)
 
-SIDE_PX = 480
+SIDE_PX = 400
 _MAX_THREADS = 8
 
 
