@@ -19,6 +19,7 @@ from torch import Tensor
 
 from doodl.errors import ChangeError
 from doodl.images import Photo, into_photo_space
+from doodl.protection import decode_mask, keep_protected, mask_to_bytes
 from doodl.transfer import LocalAffine, TransferFit, apply_transfer, apply_transfer_to_pixels
 
 _FORMAT = "doodl-change-1"
@@ -35,12 +36,14 @@ class Change:
     transfer: of this photo, a batch of one.
     detail: (3, h, w) in [-1, 1] at the model's resolution: what the model drew that no transfer
         explains; None where it was not asked for.
+    protect: a PNG of the mask that keeps the photo's own pixels; None where nothing is protected.
     """
 
     source: str
     what: str
     transfer: LocalAffine
     detail: Tensor | None = None
+    protect: bytes | None = None
 
     @classmethod
     def between(
@@ -51,6 +54,7 @@ class Change:
         *,
         what: str = "edited",
         with_detail: bool = False,
+        protect: np.ndarray | None = None,
     ) -> Change:
         """Return the change from one of the model's images to another, as it is kept.
 
@@ -58,13 +62,16 @@ class Change:
             photo: whose edit it is. before, after: (1, 3, h, w) sRGB in [-1, 1]: the decoded
                 inversion and the decoded optimisation.
             with_detail: keep the detail too, which takes a byte per colour and pixel.
+            protect: (H, W) uint8, 255 where the photo's own pixels stay.
         """
         before, after = (into_photo_space(photo, image) for image in (before, after))
         transfer = TransferFit(before, grey=photo.grey).fit(after).detach()
         detail = None
         if with_detail:
             detail = (after - apply_transfer(transfer, before.cpu().float()).to(after))[0].cpu()
-        return change_from_bytes(change_to_bytes(cls(fingerprint(photo), what, transfer, detail)))
+        mask = None if protect is None else mask_to_bytes(protect)
+        kept = cls(fingerprint(photo), what, transfer, detail, mask)
+        return change_from_bytes(change_to_bytes(kept))
 
     def apply(self, photo: Photo, *, strength: float = 1.0, detail: float = 0.0) -> np.ndarray:
         """Return the edited pixels, (H, W, 3) in the photo's dtype and colour space.
@@ -85,9 +92,12 @@ class Change:
                 "this edit was made without keeping the model's detail; edit again with --detail."
             )
         added = None if self.detail is None or not detail else detail * self.detail
-        return apply_transfer_to_pixels(
+        pixels = apply_transfer_to_pixels(
             self.transfer, photo.pixels, strength=strength, detail=added
         )
+        if self.protect is None:
+            return pixels
+        return keep_protected(photo.pixels, pixels, decode_mask(self.protect, photo))
 
 
 def fingerprint(photo: Photo) -> str:
@@ -114,6 +124,8 @@ def change_to_bytes(change: Change) -> bytes:
         levels = (change.detail * (127 / peak)).round()
         tensors["detail"] = levels.to(torch.int8).contiguous()
         metadata["detail_peak"] = repr(peak)
+    if change.protect is not None:
+        tensors["protect"] = torch.frombuffer(bytearray(change.protect), dtype=torch.uint8)
     return save(tensors, metadata)
 
 
@@ -127,6 +139,7 @@ def change_from_bytes(data: bytes) -> Change:
         tensors = load(data)
         coefficients = tensors["coefficients"].float()
         detail = tensors["detail"].float() if "detail" in tensors else None
+        protect = bytes(tensors["protect"].numpy()) if "protect" in tensors else None
         source, what = str(metadata["source"]), str(metadata["what"])[:_MAX_WORDS]
         grey = {"0": False, "1": True}[metadata["grey"]]
         peak = float(metadata.get("detail_peak", "0")) if detail is not None else 0.0
@@ -144,4 +157,5 @@ def change_from_bytes(data: bytes) -> Change:
     if not well_formed:
         raise ChangeError("a kept change has odd contents; edit the photo again.")
     transfer = LocalAffine(coefficients[None], (grey,))
-    return Change(source, what, transfer, None if detail is None else detail * (peak / 127))
+    detail = None if detail is None else detail * (peak / 127)
+    return Change(source, what, transfer, detail, protect)

@@ -10,6 +10,7 @@ from torch import Tensor
 import doodl
 from doodl.change import Change, change_from_bytes, change_to_bytes
 from doodl.images import Photo, decode_photo, encode_photo, into_photo_space
+from doodl.protection import keep_protected
 from doodl.transfer import enlarge_to_pixels
 from doodl.transfer.guide import luminance
 
@@ -62,22 +63,36 @@ def edit_words(direction: str, target: float | None) -> str:
 
 
 def deliver(
-    photo: Photo, before: Tensor, after: Tensor, delivery: Delivery, *, software: str
+    photo: Photo,
+    before: Tensor,
+    after: Tensor,
+    delivery: Delivery,
+    *,
+    software: str,
+    protect: np.ndarray | None = None,
 ) -> tuple[bytes, bytes | None]:
     """Return the delivered file, and the change as it is to be kept (None for `model`).
 
     Args:
         before, after: (1, 3, h, w) sRGB in [-1, 1]: the decoded inversion and optimisation.
+        protect: (H, W) uint8 at the photo's size; 255 keeps the photo's own pixel.
     """
     if delivery.deliver == "model":
         image = into_photo_space(photo, after)[0]
         if photo.grey:
             image = luminance(image[None])[0].expand(3, -1, -1)
         pixels = enlarge_to_pixels(image, photo.pixels, strength=delivery.strength)
+        if protect is not None:
+            pixels = keep_protected(photo.pixels, pixels, protect)
         kept = None
     else:
         change = Change.between(
-            photo, before, after, what=delivery.what, with_detail=delivery.detail > 0
+            photo,
+            before,
+            after,
+            what=delivery.what,
+            with_detail=delivery.detail > 0,
+            protect=protect,
         )
         pixels = change.apply(photo, strength=delivery.strength, detail=delivery.detail)
         kept = change_to_bytes(change)

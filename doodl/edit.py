@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,15 +19,17 @@ from doodl.delivery import Delivery, deliver, edit_words
 from doodl.denoiser import NoisePredictor
 from doodl.edict import generate, invert
 from doodl.errors import DoodlError, InversionError, OptimisationError
-from doodl.fidelity import psnr_db, ssim
+from doodl.guard import SHARES, measure_fidelity, score_objection, verdict
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.hub import find_model
 from doodl.images import Photo, decode_photo, model_view
 from doodl.objective import Aim, EnhanceProblem
 from doodl.optimise import LatentState, optimise
+from doodl.protection import view_of_mask
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
+from doodl.transfer import TransferFit, apply_transfer
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class EditRequest:
             photo starts again if they are not.
         subjects: exemplar images (3, H, W) in [-1, 1] for a subject guide.
         label: class for a classifier guide that names none.
+        protect: (H, W) uint8 at the photo's size: 255 keeps the photo's own pixel, 0 none of it.
     """
 
     photo: Photo
@@ -59,6 +63,7 @@ class EditRequest:
     checkpoint: bytes | None = None
     subjects: tuple[Tensor, ...] = ()
     label: str | None = None
+    protect: np.ndarray | None = None
 
     @property
     def row(self) -> GuideRow:
@@ -67,6 +72,9 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         _ = self.delivery  # raises ValueError for what makes no sense
+        size = self.photo.pixels.shape[:2]
+        if self.protect is not None and self.protect.shape != size:
+            raise ValueError(f"protect (={self.protect.shape}) must be of the photo's size {size}.")
 
     @property
     def delivery(self) -> Delivery:
@@ -88,6 +96,11 @@ class EditResult:
         status: ok | rejected | skipped (good enough as it was).
         inversion_error: RMS of the pair's round trip over the RMS of the latents.
         loss_curve: loss of each rendered iterate.
+        delta_e: mean CIEDE2000 colour difference to the source.
+        rejection: why it is not delivered; None unless rejected.
+        protected: share of the frame that was protected; None if nothing was to be.
+        delivered_strength: share of the change in the file: the request's strength, or less where
+            only less of it pleased guide and judge both.
         change: what `doodl.delivery.restrength` needs; None if it was not kept.
     """
 
@@ -104,6 +117,10 @@ class EditResult:
     stop_reason: str
     loss_curve: list[float]
     change: bytes | None = None
+    delta_e: float | None = None
+    rejection: str | None = None
+    protected: float | None = None
+    delivered_strength: float = 1.0
 
 
 OnIteration = Callable[[int, LatentState], None]
@@ -206,6 +223,8 @@ class PhotoEditor:
             aims=[requests[i].aim for i in places],
             grey=[requests[i].photo.grey for i in places],
             rows=[requests[i].row for i in places],
+            deliveries=[requests[i].delivery for i in places],
+            protect=_protected_views([requests[i].protect for i in places], views[places]),
         )
         states = [_start_or_resume(requests[i], x[i], y[i]) for i in places]
 
@@ -259,42 +278,65 @@ class PhotoEditor:
         if math.isinf(state.best_value):
             raise OptimisationError("the optimisation left the finite numbers at once.")
         photo = request.photo
-        encoded, change = deliver(photo, base, image, request.delivery, software=self.software)
+        share = self.pleasing_share(request, base, image) if state.best_iteration else 1.0
+        delivery = replace(request.delivery, strength=share * request.strength)
+        encoded, change = deliver(
+            photo, base, image, delivery, software=self.software, protect=request.protect
+        )
         # The source was accepted at this size, so its edit is.
         delivered = decode_photo(encoded, max_pixels=photo.width_px * photo.height_px)
         before, after = self.scores(photo), self.scores(delivered)
-        improved = self._improved(request, delivered, before, after)
-        if state.iteration == 0 and state.stop_reason == "good_enough":
-            status = "skipped"
-        elif state.best_iteration == 0:
-            status = "rejected"
-        else:
-            status = "ok" if improved else "rejected"
+        fidelity = measure_fidelity(photo, delivered)
+        objection = self._objection(request, delivered, before, after)
+        judged = verdict(state, objection, fidelity, self.config.max_change)
         return EditResult(
             encoded=encoded,
-            status=status,
+            status=judged.status,
             score_before=before[0],
             score_after=after[0],
             judge_before=before[1],
             judge_after=after[1],
-            psnr_db=psnr_db(photo.pixels, delivered.pixels),
-            ssim=ssim(photo.pixels, delivered.pixels),
+            psnr_db=fidelity.psnr_db,
+            ssim=fidelity.ssim,
             inversion_error=inversion_error,
             num_optim_steps=state.iteration,
             stop_reason=str(state.stop_reason),
             loss_curve=list(state.loss_curve),
             change=change,
+            delta_e=fidelity.delta_e,
+            rejection=judged.reason,
+            protected=None if request.protect is None else float(request.protect.mean() / 255),
+            delivered_strength=delivery.strength,
         )
 
     @torch.no_grad()
-    def _improved(
+    def pleasing_share(self, request: EditRequest, base: Tensor, image: Tensor) -> float:
+        """Return the largest share of the change that guide and judge both find better; else 1.
+
+        Tried on the model's view, where it costs no file; the delivered file is judged again.
+        """
+        if self.guidance.scorer is None:
+            return 1.0
+        view = self.view(request.photo)
+        transfer = TransferFit(base, grey=(request.photo.grey,)).fit(image)
+        change = request.strength * (apply_transfer(transfer, view) - view)
+        before = float(self.guide(view)), float(self.judge(view))
+        for share in SHARES:
+            tried = (view + share * change).clamp(-1, 1)
+            after = float(self.guide(tried)), float(self.judge(tried))
+            if score_objection(request.aim, before, after) is None:
+                return share
+        return 1.0
+
+    @torch.no_grad()
+    def _objection(
         self,
         request: EditRequest,
         delivered: Photo,
         before: tuple[float, float],
         after: tuple[float, float],
-    ) -> bool:
-        """Return whether the delivered file is better than the source, by guides and judge.
+    ) -> str | None:
+        """Return why the delivered file is no better than the source; None if it is, to all.
 
         An aesthetic guide and the judge must both come nearer the aim. Where other guides act,
         their weighted sum must have fallen. Where no aesthetic guide asks the judge to rise, it
@@ -302,23 +344,35 @@ class PhotoEditor:
         need not be beautiful, but it must not be damage.
         """
         aesthetic = self.guidance.scorer is not None
-        if aesthetic and not all(
-            request.aim.improved(b, a) for b, a in zip(before, after, strict=True)
-        ):
-            return False
-        if not aesthetic and after[1] < before[1] - self.config.judge_tolerance:
-            return False
+        if aesthetic and (objection := score_objection(request.aim, before, after)) is not None:
+            return objection
+        tolerance = self.config.judge_tolerance
+        if not aesthetic and after[1] < before[1] - tolerance:
+            return (
+                f"the judge fell from {before[1]:.3f} to {after[1]:.3f}, by more than {tolerance:g}"
+            )
         if [spec.kind for spec in self.guidance.specs] == ["aesthetic"]:
-            return True  # the aim is the whole sum
+            return None  # the aim is the whole sum
         source = self.view(request.photo)
         bound = self.guidance.bind([request.row], source)
-        return float(bound.value(self.view(delivered))) < float(bound.value(source))
+        was, is_now = float(bound.value(source)), float(bound.value(self.view(delivered)))
+        return None if is_now < was else f"the guides' sum went from {was:.4f} to {is_now:.4f}"
 
     @torch.no_grad()
     def scores(self, photo: Photo) -> tuple[float, float]:
         """Return (guide score, judge score) of a photo as it stands."""
         view = self.view(photo)
         return float(self.guide(view)), float(self.judge(view))
+
+
+def _protected_views(masks: Sequence[np.ndarray | None], views: Tensor) -> Tensor | None:
+    """Return the masks at the model's size, (B, 1, h, w); None if no photo has one."""
+    if all(mask is None for mask in masks):
+        return None
+    height, width = views.shape[-2:]
+    nothing = torch.zeros(1, 1, height, width)
+    small = [nothing if mask is None else view_of_mask(mask, height, width) for mask in masks]
+    return torch.cat(small).to(views)
 
 
 def _start_or_resume(request: EditRequest, x: Tensor, y: Tensor) -> LatentState:

@@ -47,3 +47,7 @@ class OptimisationError(DoodlError):
 
 class ChangeError(DoodlError):
     """A kept change is damaged, is another photo's, or lacks what is asked of it."""
+
+
+class ProtectionError(PhotoError):
+    """What is to be protected in a photo cannot be told: its mask or its protector is at fault."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from doodl.adjoint import generate_with_grad
 from doodl.backbones import Backbone
 from doodl.config import EditConfig
+from doodl.delivery import Delivery
 from doodl.denoiser import NoisePredictor
 from doodl.guidance.aesthetic import check_direction
 from doodl.guidance.guidance import BoundGuidance, Guidance, GuideRow
@@ -60,6 +61,10 @@ def points_to_go(value: float, aim: Aim, good_score: float) -> float:
     return max(points, _MIN_POINTS)
 
 
+BUDGET_MARGIN = 0.95
+"""Share of the budget that the model's frame may spend: at full size a file's own rounding and the
+finer detail, which the change follows there, take a little more."""
+
 _NEUTRAL_CHROMA = 0.12
 """Chroma, in [-1, 1] units, at which a pixel stops being taken for white, grey or black."""
 
@@ -78,7 +83,8 @@ class EnhanceProblem:
         guidance: the guides, bound to these photos with the views as their sources.
         views: (B, 3, H, W) in [-1, 1], the photos at the model's size.
         bases: (B, 3, H, W), their decoded inversions, which the change is measured from.
-        aims, grey: one per photo.
+        aims, grey, deliveries: one per photo.
+        protect: (B, 1, H, W) in [0, 1]: the share of the source that stays; None: nothing must.
         fidelity_weights: (B,), what each photo pays for its mean squared change.
     """
 
@@ -93,6 +99,8 @@ class EnhanceProblem:
     grey: tuple[bool, ...]
     fit: TransferFit
     fidelity_weights: Tensor
+    deliveries: tuple[Delivery, ...]
+    protect: Tensor | None = None
 
     @classmethod
     def of(
@@ -107,16 +115,21 @@ class EnhanceProblem:
         aims: Sequence[Aim],
         grey: Sequence[bool],
         rows: Sequence[GuideRow] | None = None,
+        deliveries: Sequence[Delivery] | None = None,
+        protect: Tensor | None = None,
     ) -> EnhanceProblem:
         """Return the problem with its schedule cut to the config's depth and the fit prepared.
 
         Args:
             guidance: loaded guides, or a scorer that is the only one.
             rows: what the guides need to know of each photo; by default its aim alone.
+            deliveries: what goes into each file; by default the whole change, carried over.
         Raises: ValueError if a row lacks what a guide needs.
         """
         if not isinstance(guidance, Guidance):
             guidance = Guidance.of_scorer(guidance)
+        if deliveries is None:
+            deliveries = [Delivery()] * len(aims)
         if rows is None:
             rows = [GuideRow(direction=aim.direction, target=aim.target) for aim in aims]
         sampler = config.sampler
@@ -138,6 +151,8 @@ class EnhanceProblem:
             tuple(grey),
             fit,
             _fidelity_weights(config, bound, views, aims),
+            tuple(deliveries),
+            protect,
         )
 
     def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +166,25 @@ class EnhanceProblem:
 
     def delivered(self, images: Tensor) -> Tensor:
         """Return the views (B, 3, H, W) with the images' change carried over, as on the photo."""
-        return apply_transfer(self.fit.fit(images), self.views)
+        return self._kept(apply_transfer(self.fit.fit(images), self.views))
+
+    def _kept(self, edited: Tensor) -> Tensor:
+        if self.protect is None:
+            return edited
+        return self.views + (1 - self.protect) * (edited - self.views)
+
+    def _affordable(self, images: Tensor, delivered: Tensor) -> Tensor | None:
+        """Return (B,) whether each photo's change, as it will be delivered, is in the budget."""
+        budget = self.config.max_change
+        if budget is None:
+            return None
+        own = torch.tensor([d.deliver == "model" for d in self.deliveries], device=images.device)
+        strength = torch.tensor([d.strength for d in self.deliveries], device=images.device)
+        with torch.no_grad():
+            shown = torch.where(own[:, None, None, None], self._kept(images), delivered)
+            change = shown.clamp(-1, 1) - self.views
+            rms = change.square().mean((1, 2, 3)).sqrt() / 2
+        return rms * strength <= BUDGET_MARGIN * budget
 
     def judge(self, images: Tensor, generators: Sequence[torch.Generator]) -> Judgement:
         config = self.config
@@ -162,7 +195,12 @@ class EnhanceProblem:
             final, values = self.guidance.assess(delivered)
         penalty = self._penalty(delivered)
         loss = torch.stack(losses).sum(0) + penalty
-        return Judgement(loss, (final + penalty).detach(), self._good_enough(final, values))
+        return Judgement(
+            loss,
+            (final + penalty).detach(),
+            self._good_enough(final, values),
+            self._affordable(images, delivered),
+        )
 
     def _penalty(self, delivered: Tensor) -> Tensor:
         """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
@@ -189,6 +227,8 @@ class EnhanceProblem:
             grey=grey,
             fit=TransferFit(bases, grey=grey),
             fidelity_weights=self.fidelity_weights[index],
+            deliveries=tuple(self.deliveries[i] for i in index),
+            protect=None if self.protect is None else self.protect[index],
         )
 
     def _good_enough(self, final: Tensor, values: dict[str, Tensor]) -> Tensor:

@@ -28,11 +28,13 @@ class Judgement:
         loss: (B,), differentiable; what the gradient lowers.
         value: (B,), what iterates are ranked by, lower is better; often the loss without crops.
         good_enough: (B,) bool; True stops the photo with this iterate.
+        affordable: (B,) bool; False stops the photo before this iterate; None: all are.
     """
 
     loss: Tensor
     value: Tensor
     good_enough: Tensor
+    affordable: Tensor | None = None
 
 
 class Problem(Protocol):
@@ -63,7 +65,7 @@ class LatentState:
         loss_curve: loss of each rendered iterate, the start first.
         best_x, best_y, best_value, best_iteration: the iterate to deliver: the one that was
             good enough, else the best rendered; best_value is inf while none was finite.
-        stop_reason: None while running; else steps | good_enough | plateau | diverged.
+        stop_reason: None while running; else steps | good_enough | plateau | budget | diverged.
     """
 
     x: Tensor
@@ -209,13 +211,25 @@ def update(state: LatentState, grad_x: Tensor, grad_y: Tensor, config: Optimiser
 
 
 def _record(
-    state: LatentState, loss: float, value: float, good: bool, config: OptimiserConfig
+    state: LatentState,
+    loss: float,
+    value: float,
+    good: bool,
+    affordable: bool,
+    config: OptimiserConfig,
 ) -> None:
     """Take note of the iterate just rendered: the best so far, and whether to stop here."""
     state.loss_curve.append(loss)
     if not (math.isfinite(loss) and math.isfinite(value)):
         state.stop_reason = "diverged"
         return
+    if not affordable:
+        # The start is kept whatever it costs: it is what there is to show, though not to deliver.
+        if state.iteration == 0:
+            state.best_value = value
+        state.stop_reason = "budget"
+        return
+    good = good and state.iteration >= config.min_optim_steps
     if good or value < state.best_value:
         state.best_value, state.best_iteration = value, state.iteration
         state.best_x, state.best_y = state.x, state.y
@@ -250,10 +264,18 @@ def advance(states: Sequence[LatentState], problem: Problem, config: OptimiserCo
         )
         grad_x, grad_y = shape_gradient(grad_x, grad_y, config)
     # One transfer to the host per iteration, after everything is queued on the device.
-    record = torch.stack([loss.detach(), judgement.value.detach(), judgement.good_enough.to(loss)])
-    for i, (loss_i, value_i, good_i) in enumerate(record.T.tolist()):
+    affordable = judgement.affordable
+    if affordable is None:
+        affordable = torch.ones_like(judgement.good_enough)
+    record = torch.stack(
+        [
+            each.detach().to(loss)
+            for each in (loss, judgement.value, judgement.good_enough, affordable)
+        ]
+    )
+    for i, (loss_i, value_i, good_i, affordable_i) in enumerate(record.T.tolist()):
         state = states[i]
-        _record(state, loss_i, value_i, bool(good_i), config)
+        _record(state, loss_i, value_i, bool(good_i), bool(affordable_i), config)
         if state.stop_reason is None:
             update(state, grad_x[i], grad_y[i], config)
 

@@ -71,6 +71,7 @@ MEANINGS: dict[str, str] = {
     "optimiser.grad_mean_abs": "the gradient is rescaled to this mean size; none leaves it",
     "optimiser.grad_blur_sigma": "Gaussian blur of the gradient, in latent pixels",
     "optimiser.patience": "stop after so many iterations without a better one; 0 never",
+    "optimiser.min_optim_steps": "updates that even a good photo gets before stop_score stops it",
     "guides": "the weighted sum that is optimised; none: the pocket model's aesthetic score",
     "working_px": "shorter side of the frame that the model works on",
     "num_crops": "random crops per image and loss",
@@ -82,6 +83,7 @@ MEANINGS: dict[str, str] = {
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",
     "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
     "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",
+    "max_change": "photos: budget of RMS change, share of the full range; none is no budget",
 }
 
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import console, exits
+from jobs import console, exits, human
 from jobs.evaluate_commands import app as evaluate_app
 from jobs.options import BatchSize, Json, Model, Preset, Set, assignment, path_argument, path_of
 from jobs.schedule.commands import app as schedule_app
+from jobs.study import app as study_app
 
 app = typer.Typer(
     name="doodl-batch",
@@ -31,6 +32,8 @@ app.add_typer(presets_app, name="presets")
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(schedule_app, name="schedule")
+app.add_typer(study_app, name="study")
+human.register(evaluate_app)
 
 
 Photos = Annotated[
@@ -107,6 +110,25 @@ RuntimeEnv = Annotated[
 ]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Print the submitted job's id and leave it to itself.")
+]
+MaxChange = Annotated[
+    float | None,
+    typer.Option(
+        help="Budget: the largest RMS change of a delivered photo, as a share of the range; 0.1 is "
+        "20 dB. What overspends is not delivered.  [default: no budget]"
+    ),
+]
+Protect = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of masks, named as the photos are: what is white there stays as it is.",
+        parser=path_of,
+        metavar="MASK_DIR",
+    ),
+]
+ProtectWith = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="Your own code that draws masks: faces, text."),
 ]
 Report = Annotated[bool, typer.Option(help="Write OUT/report at the end.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -217,7 +239,20 @@ def spec_options(
     if preset is not None:
         options["preset"] = preset
     options["overrides"] = dict(assignment(text) for text in overrides or [])
+    if (max_change := options.pop("max_change", None)) is not None:
+        options["overrides"]["max_change"] = max_change
     return options
+
+
+def guard_options(
+    max_change: float | None, protect: Path | None, protect_with: str | None
+) -> dict[str, Any]:
+    """Return what is asked of the guard, for `spec_options`."""
+    return {
+        "max_change": max_change,
+        "protect": None if protect is None else str(protect),
+        "protect_with": protect_with,
+    }
 
 
 def resource_amounts(text: str | None) -> dict[str, float]:
@@ -250,6 +285,9 @@ def enhance(
     strip_gps: StripGps = False,
     deliver: Deliver = "transfer",
     detail: Detail = 0.0,
+    max_change: MaxChange = None,
+    protect: Protect = None,
+    protect_with: ProtectWith = None,
     sidecar: Sidecar = False,
     workers: Workers = 0,
     batch_size: BatchSize = 1,
@@ -293,6 +331,7 @@ def enhance(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
         deliver=deliver, detail=detail, sidecar=sidecar,
+        **guard_options(max_change, protect, protect_with),
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size,
         gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
         resources=resource_amounts(resources), device=device,
@@ -536,6 +575,9 @@ def plan(
     strip_gps: StripGps = False,
     deliver: Deliver = "transfer",
     detail: Detail = 0.0,
+    max_change: MaxChange = None,
+    protect: Protect = None,
+    protect_with: ProtectWith = None,
     redo: Redo = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
@@ -575,6 +617,7 @@ def plan(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
         num_workers=workers, device=device, deliver=deliver, detail=detail,
+        **guard_options(max_change, protect, protect_with),
     )  # fmt: skip
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
@@ -708,11 +751,28 @@ def restrength(
 
 
 @app.command()
-def report(out: OutArgument) -> None:
-    """Write OUT/report/index.html: before and after, scores, failures.
+def report(
+    out: OutArgument,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another run over the same photos, to stand beside OUT's.",
+            parser=path_of,
+            metavar="RUN_A",
+        ),
+    ] = None,
+) -> None:
+    """Write OUT/report/index.html: before and after, scores, failures; or two runs side by side.
 
     Example: doodl-batch report photos-doodl
+
+    Example: doodl-batch report --compare photos-mild photos-strong
     """
+    if compare is not None:
+        from jobs.report.compare import build_comparison
+
+        console.result(str(build_comparison(str(compare), str(out))))
+        return
     from jobs.report.build import build_report
 
     console.result(str(build_report(str(out))))

@@ -91,6 +91,9 @@ class ResultRow:
     unguided_uri: str | None = None
     latents_uri: str | None = None
     autoencoder_psnr_db: float | None = None
+    delta_e: float | None = None
+    protected: float | None = None
+    delivered_strength: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

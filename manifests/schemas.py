@@ -99,6 +99,13 @@ RESULT_SCHEMA = pa.schema(
         _field(
             "autoencoder_psnr_db", pa.float64(), "autoencoder alone, dB: what psnr_db can reach"
         ),
+        _field("delta_e", pa.float64(), "mean CIEDE2000 difference, delivered against source"),
+        _field("protected", pa.float64(), "share of the frame that a mask kept as it was"),
+        _field(
+            "delivered_strength",
+            pa.float64(),
+            "strength, or less where only less pleased the judge",
+        ),
     ]
 )
 """One row per finished manifest row, in `OUT/results`; the manifest's extra columns follow.

@@ -26,7 +26,12 @@ def load_rows(spec: JobSpec) -> pa.Table:
         return load_prompts(spec)
     if spec.task == "invert" and spec.back:
         return scan_latents(spec.photos)
-    return load_input(spec.photos)
+    inputs = load_input(spec.photos)
+    if spec.protect:
+        from pipeline.protecting import with_masks
+
+        return with_masks(inputs, spec.protect)
+    return inputs
 
 
 def scan_latents(photos: str) -> pa.Table:

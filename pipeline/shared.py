@@ -20,13 +20,14 @@ def in_ray_job() -> bool:
 
 
 def shared_paths(spec: JobSpec) -> list[str]:
-    """Return the paths that every node must have: OUT, photos, subjects, the model's folder.
+    """Return the paths that every node must have: OUT, photos, subjects, masks, the model's folder.
 
     A model that is no path is found in each node's own hub cache.
     """
     photos = [spec.photos] if spec.photos else []
     model = [spec.model] if Path(spec.model).is_absolute() else []
-    return [spec.out, *photos, *spec.subjects, *model]
+    masks = [spec.protect] if spec.protect else []
+    return [spec.out, *photos, *spec.subjects, *masks, *model]
 
 
 def check_shared(paths: list[str]) -> None:

@@ -45,7 +45,10 @@ _LOADERS = {
 
 # Values that recipes of photos did not have at first: a recipe that leaves them as they are is
 # the recipe it was, and so is its fingerprint.
-_LATER_VALUES = ("guides", "judge_tolerance", "good_score", "sampler.optimise_at")
+_LATER_VALUES = (
+    "guides", "judge_tolerance", "good_score", "max_change",
+    "optimiser.min_optim_steps", "sampler.optimise_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class JobSpec:
         image_format: of generated pictures and reconstructions: png | jpeg | webp.
         safety_checker: auto (the model's own, if it ships one) | off.
         back: invert turns latents files into photos again.
+        protect: absolute path of a folder of masks: what is white in a photo's mask stays as it is.
+        protect_with: `module:function` of your own that draws such masks: faces, text.
         guide_revisions: of the local files that guides name, by guide.
     """
 
@@ -131,6 +136,8 @@ class JobSpec:
     safety_checker: str = "auto"
     back: bool = False
     guide_revisions: dict[str, str] = field(default_factory=dict)
+    protect: str = ""
+    protect_with: str = ""
 
     def __post_init__(self) -> None:
         # Lists and tuples alike: JSON knows one of them.
@@ -144,6 +151,8 @@ class JobSpec:
         _check_choice("deliver", self.deliver, DELIVERIES)
         _check_choice("device", self.device, DEVICES)
         _check_choice("runner", self.runner, RUNNERS)
+        if (self.protect or self.protect_with) and self.task != "enhance":
+            raise ValueError(f"protect goes with task 'enhance'; {self.task} edits no photo.")
         _check_share("gpus_per_worker", self.gpus_per_worker)
         _check_share("cpus_per_worker", self.cpus_per_worker)
         _check_resources(self.resources)
@@ -216,8 +225,12 @@ class JobSpec:
             names = ("direction", "target", "prompt", "strength", "seed", "strip_gps")
         asked = {name: getattr(self, name) for name in names}
         # Options that came later count once they are used: folders from before keep their identity.
-        later = {"deliver": "transfer", "detail": 0.0} if self.task == "enhance" else {}
-        return asked | {n: getattr(self, n) for n, was in later.items() if getattr(self, n) != was}
+        later = {"deliver": "transfer", "detail": 0.0, "protect_with": ""}
+        if self.task != "enhance":
+            return asked
+        asked |= {n: getattr(self, n) for n, was in later.items() if getattr(self, n) != was}
+        # Where the masks lie changes nothing; what is in them is in their rows' keys.
+        return asked | ({"protect": "masks"} if self.protect else {})
 
     @property
     def guides(self) -> tuple[str, ...]:

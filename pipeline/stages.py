@@ -47,6 +47,7 @@ from pipeline.tasks import (
 if TYPE_CHECKING:
     from doodl.edit import EditRequest, EditResult, PhotoEditor
     from doodl.images import Photo
+    from pipeline.protecting import ReadMasks
 
 Times = tuple[datetime, datetime]
 """When a row's work began and when it ended."""
@@ -84,10 +85,15 @@ class EditPhotos:
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
         self.editor: PhotoEditor | None = None
+        self.masks: ReadMasks | None = None
         self.meter = WorkerMeter(Path(spec.out).name, spec.device)
 
     def setup(self) -> None:
-        """Load the models, once per worker. Raises: ModelError."""
+        """Load the models, once per worker. Raises: ModelError, ProtectionError."""
+        if self.spec.protect or self.spec.protect_with:
+            from pipeline.protecting import ReadMasks
+
+            self.masks = ReadMasks(self.spec)
         self.editor = load_tool(self.spec)
 
     def request(self, item: WorkItem, photo: Photo, checkpoint: bytes | None) -> EditRequest:
@@ -107,6 +113,7 @@ class EditPhotos:
             deliver=spec.deliver,
             strip_gps=spec.strip_gps,
             checkpoint=checkpoint,
+            protect=None if self.masks is None else self.masks(item, photo),
         )
 
     def __call__(
@@ -134,9 +141,11 @@ class EditPhotos:
         """Return the row of an edit; only an `ok` one is delivered."""
         columns = (
             "score_before", "score_after", "judge_before", "judge_after", "psnr_db", "ssim",
-            "inversion_error", "num_optim_steps", "stop_reason", "loss_curve",
+            "inversion_error", "num_optim_steps", "stop_reason", "loss_curve", "delta_e",
+            "protected", "delivered_strength",
         )  # fmt: skip
         values = {name: getattr(result, name) for name in columns}
+        values["error_message"] = result.rejection
         values["width_px"], values["height_px"] = read.width_px, read.height_px
         if result.status != "ok":
             return Finished(result.status, values)

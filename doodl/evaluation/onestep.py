@@ -100,6 +100,7 @@ def _edit_group(
     with torch.no_grad():
         images = backbone.decode(final)
         start = problems[-1].judge(shown[-1], _generators(requests))
+    optimiser = editor.config.optimiser
     outcomes: list[OneStepEdit | DoodlError] = []
     for i, request in enumerate(requests):
         if not math.isfinite(errors[i]):
@@ -107,7 +108,8 @@ def _edit_group(
         elif not bool(images[i].isfinite().all()):
             outcomes.append(OptimisationError("the guided way down left the finite numbers."))
         else:
-            good_enough = bool(start.good_enough[i])
+            # As for the edit: a good photo is left as it was only where no updates are a minimum.
+            good_enough = bool(start.good_enough[i]) and not optimiser.min_optim_steps
             image = shown[-1][i : i + 1] if good_enough else images[i : i + 1]
             encoded, improved = _deliver(editor, request, shown[-1][i : i + 1], image)
             status = "skipped" if good_enough else "ok" if improved else "rejected"
@@ -190,7 +192,8 @@ def _deliver(
     photo = request.photo
     fit = TransferFit(into_photo_space(photo, base), grey=photo.grey)
     transfer = fit.fit(into_photo_space(photo, image)).detach()
-    pixels = apply_transfer_to_pixels(transfer, photo.pixels, strength=request.strength)
+    strength = request.strength * editor.pleasing_share(request, base, image)
+    pixels = apply_transfer_to_pixels(transfer, photo.pixels, strength=strength)
     encoded = encode_photo(photo, pixels, software=editor.software)
     scores = zip(editor.scores(photo), editor.scores(decode_photo(encoded)), strict=True)
     return encoded, all(request.aim.improved(before, after) for before, after in scores)

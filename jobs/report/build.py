@@ -2,67 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.console import plain
-from pipeline.collection import STATES, OutputView
-from pipeline.pictures import before_thumbnail, delivered_thumbnails
-
-
-@dataclass(frozen=True)
-class Card:
-    """One photo on the page; texts are escaped by the template."""
-
-    row_id: str
-    before: str | None
-    after: str | None
-    guide: str
-    judge: str
-    fidelity: str
-    prompt: str | None = None
-    guide_changes: tuple[tuple[str, str], ...] = ()
-    note: str | None = None
-
-
-_GROUPS = (
-    ("Delivered", "ok"),
-    ("Rejected: not improved, so not delivered", "rejected"),
-    ("Left alone: already good", "skipped"),
+from jobs.report.pages import render_page, write_whole
+from jobs.report.rows import (
+    COLUMNS,
+    MADE_OF_WORDS,
+    page_row,
+    photo_links,
+    report_metrics,
+    showable,
 )
+from jobs.report.thumbnails import Thumbnails
+from pipeline.collection import STATES, OutputView
 
-MADE_OF_WORDS = ("generate", "personalize")
-"""Tasks whose pictures are made of prompts: before is the picture that nothing guided."""
+MAX_PICTURES = 5000
+"""Photos shown of each status: making the thumbnails of 40,000 would take longer than the night."""
 
-MAX_PICTURES = 1000
-"""Photos shown of each group: making the thumbnails of 40,000 would take longer than the night."""
+MAX_FAILURES = 5000
+"""Failed rows shown; the table has them all."""
 
-MAX_FAILURES = 1000
-"""Failed rows listed; the table has them all."""
+SCRIPTS = ("common.js", "charts.js", "report.js")
+STYLES = ("base.css", "report.css")
 
-_FIDELITY = {
-    "psnr_db": "PSNR {:.1f} dB",
-    "autoencoder_psnr_db": "autoencoder alone {:.1f} dB",
-    "ssim": "SSIM {:.3f}",
-    "inversion_error": "inversion error {:.1e}",
-    "seed": "seed {}",
-    "edit_seconds": "{:.1f} s",
-}
-
-_COLUMNS = (
-    "row_id", "work_key", "image_uri", "status", "error_type", "error_message", "edited_uri",
-    "score_before", "score_after", "judge_before", "judge_after", "psnr_db", "ssim",
-    "edit_seconds", "task", "prompt", "seed", "inversion_error", "guide_values_before",
-    "guide_values_after", "safety", "unguided_uri", "autoencoder_psnr_db",
+_CARD = (("guide", "judge"), ("psnr", "ssim", "delta_e"), ("seconds", "inversion"))
+_HISTOGRAMS = (
+    ("Guide's score", ("guide_before", "guide_after")),
+    ("Judge's score", ("judge_before", "judge_after")),
+    ("Change of score", ("guide", "judge")),
+)
+_SCATTERS = (
+    ("Guide and judge", "guide", "judge"),
+    ("Change of score and fidelity", "psnr", "judge"),
+)
+_SORTS = (
+    ("id", "name"), ("judge", "change of judge"), ("guide", "change of guide"),
+    ("judge_after", "judge after"), ("psnr", "PSNR"), ("ssim", "SSIM"), ("delta_e", "ΔE"),
+    ("inversion", "inversion error"), ("seconds", "time"), ("status", "status"),
 )  # fmt: skip
 
 
@@ -71,144 +53,145 @@ def build_report(
 ) -> Path:
     """Write OUT/report/index.html with its thumbnails and return its path.
 
-    A photo that cannot be shown (moved, unreadable) keeps its row, without a picture. Of a group
-    larger than max_pictures an even sample is shown, of the failures the first max_failures, and
+    A photo that cannot be shown (moved, unreadable) keeps its row, without a picture. Of a status
+    with more rows than max_pictures an even sample is shown, of the failures max_failures, and
     the page says so.
     Raises: ManifestError if OUT is not an output folder.
     """
     view = OutputView(out)
     folder = Path(out) / "report"
-    thumbnails = folder / "thumbnails"
-    thumbnails.mkdir(parents=True, exist_ok=True)
-    results = view.results(_COLUMNS)
-    groups = []
-    for title, status in _GROUPS:
-        group = _with_status(results, status)
-        shown = _sample(group, max_pictures)
-        _make_thumbnails(view, shown, thumbnails)
-        groups.append((title, group.num_rows, [_card(row, thumbnails) for row in shown]))
-    failed = _with_status(results, "failed")
-    page = (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            job=view.job_facts(),
-            made_of_words=view.job_facts()["task"] in MADE_OF_WORDS,
-            facts=_facts(results),
-            groups=groups,
-            failures=failed.take(_in_order(failed)[:max_failures]).to_pylist(),
-            num_failures=failed.num_rows,
-        )
-    )
+    thumbnails = Thumbnails(folder / "thumbnails")
+    results = view.results(COLUMNS)
+    rows, notes = [], []
+    for status in STATES:
+        group = results.filter(pc.equal(results["status"], status))
+        limit = max_failures if status == "failed" else max_pictures
+        shown = sample(group, limit)
+        if len(shown) < group.num_rows:
+            notes.append(f"{len(shown):,} of {group.num_rows:,} {status}")
+        thumbnails.make_before(view, shown)
+        thumbnails.make_delivered(view, shown)
+        rows += [_shown_row(row, thumbnails, Path(out), folder) for row in shown]
+    job = view.job_facts()
+    made = job["task"] in MADE_OF_WORDS
+    metrics = used_metrics(report_metrics(job["direction"]), rows)
+    data = {
+        "labels": ["unguided", "guided"] if made else ["before", "after"],
+        "slide": [0, 1],
+        "absent": "not delivered",
+        "statuses": list(STATES),
+        "curves": ["loss"],
+        "rows": rows,
+        **page_parts(metrics, _CARD, _HISTOGRAMS, _SCATTERS),
+    }
     index = folder / "index.html"
-    _write(index, page.encode("utf-8", "replace"))
+    page = render_page(
+        "report.html.jinja",
+        data,
+        scripts=SCRIPTS,
+        styles=STYLES,
+        title="doodl-batch report",
+        lead=_lead(job, made),
+        facts=facts_of(results),
+        notes=notes,
+        statuses=[(s, sum(row["status"] == s for row in rows)) for s in STATES],
+        sorts=[(key, label) for key, label in _SORTS if key in metrics or key in ("id", "status")],
+        failures=failure_groups(results),
+    )
+    write_whole(index, page)
+    thumbnails.prune()
     return index
 
 
-def _with_status(results: pa.Table, status: str) -> pa.Table:
-    return results.filter(pc.equal(results["status"], status))
-
-
-def _in_order(table: pa.Table) -> pa.Array:
-    """Return the table's row numbers, sorted by row_id."""
-    return pc.sort_indices(table["row_id"])
-
-
-def _sample(group: pa.Table, count: int) -> list[dict[str, Any]]:
+def sample(group: pa.Table, count: int) -> list[dict[str, Any]]:
     """Return at most `count` rows as records, evenly spread over the group sorted by row_id."""
-    order, total = _in_order(group), group.num_rows
+    order, total = pc.sort_indices(group["row_id"]), group.num_rows
     if total > count:
         order = order.take(pa.array([i * total // count for i in range(count)], pa.int64()))
     return group.take(order).to_pylist()
 
 
-def _card(row: dict[str, Any], thumbnails: Path) -> Card:
-    made = row["task"] in MADE_OF_WORDS
-    return Card(
-        row_id=row["row_id"],
-        before=_shown(thumbnails, row, "before"),
-        after=_shown(thumbnails, row, "after") if row["status"] == "ok" else None,
-        guide=_change(row["score_before"], row["score_after"]),
-        judge=_change(row["judge_before"], row["judge_after"]),
-        fidelity=", ".join(
-            text.format(row[name])
-            for name, text in _FIDELITY.items()
-            if row[name] is not None and (name != "seed" or made)
-        ),
-        prompt=row["prompt"] if made else None,
-        guide_changes=_guide_changes(row),
-        note=row["error_message"] if made else None,
-    )
+def used_metrics(metrics: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return those of the figures that a row has."""
+    there = {name for row in rows for name in row["m"]}
+    return {name: value for name, value in metrics.items() if name in there}
 
 
-def _guide_changes(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return each guide's name and change; none where the row tells no guide's values."""
-    if row["guide_values_before"] is None or row["guide_values_after"] is None:
-        return ()
-    before, after = json.loads(row["guide_values_before"]), json.loads(row["guide_values_after"])
-    return tuple((name, _change(before[name], after.get(name))) for name in before)
-
-
-def _change(before: float | None, after: float | None) -> str:
-    if before is None or after is None:
-        return "-"
-    return f"{before:.2f} → {after:.2f} ({after - before:+.2f})"
-
-
-def _make_thumbnails(view: OutputView, rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write the thumbnails of these rows that an earlier report has not."""
-    for row in rows:
-        path = _thumbnail_path(folder, row, "before")
-        if not path.is_file() and (data := before_thumbnail(view, row)) is not None:
-            _write(path, data)
-    paths = {
-        row["row_id"]: _thumbnail_path(folder, row, "after")
-        for row in rows
-        if row["status"] == "ok"
+def page_parts(metrics: Any, card: Any, histograms: Any, scatters: Any) -> dict[str, Any]:
+    """Return what of cards and charts there are figures for."""
+    return {
+        "metrics": metrics,
+        "card": [[key for key in line if key in metrics] for line in card],
+        "histograms": [
+            {"title": title, "series": [key for key in series if key in metrics]}
+            for title, series in histograms
+            if any(key in metrics for key in series)
+        ],
+        "scatters": [
+            {"title": title, "x": x, "y": y}
+            for title, x, y in scatters
+            if x in metrics and y in metrics
+        ],
     }
-    lacking = [row for row in rows if row["row_id"] in paths and not paths[row["row_id"]].is_file()]
-    for row_id, data in delivered_thumbnails(view, lacking):
-        _write(paths[row_id], data)
 
 
-def _thumbnail_path(folder: Path, row: dict[str, Any], kind: str) -> Path:
-    # Named by a hash: a photo's own name may hold anything, and never reaches a path or a URL.
-    name = hashlib.blake2b(f"{row['row_id']}\0{row['work_key']}".encode("utf-8", "surrogatepass"))
-    return folder / f"{name.hexdigest()[:24]}-{kind}.jpg"
+def _shown_row(
+    row: dict[str, Any], thumbnails: Thumbnails, out: Path, folder: Path
+) -> dict[str, Any]:
+    after = thumbnails.shown(row, "after") if row["status"] == "ok" else None
+    shown = page_row(row, [thumbnails.shown(row, "before"), after])
+    links = photo_links(row, out, folder)
+    shown["links"] = links
+    if all(map(showable, links)):
+        shown["full"] = links
+    return shown
 
 
-def _shown(folder: Path, row: dict[str, Any], kind: str) -> str | None:
-    path = _thumbnail_path(folder, row, kind)
-    return f"thumbnails/{path.name}" if path.is_file() else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(path)
-
-
-def _facts(results: pa.Table) -> list[tuple[str, str]]:
+def facts_of(results: pa.Table) -> list[tuple[str, str]]:
+    """Return the page's headline figures, of every row."""
     counts = {v["values"]: v["counts"] for v in pc.value_counts(results["status"]).to_pylist()}
     facts = [("photos", f"{results.num_rows:,}")]
     facts += [(status, f"{counts.get(status, 0):,}") for status in STATES]
+    delivered = results.filter(pc.equal(results["status"], "ok"))
     for name, before, after in (
         ("guide", "score_before", "score_after"),
         ("judge", "judge_before", "judge_after"),
     ):
-        change = pc.mean(pc.subtract(results[after], results[before])).as_py()
-        if change is not None:
-            facts.append((f"mean {name} change", f"{change:+.2f}"))
+        for which, table in (("all", results), ("delivered", delivered)):
+            change = pc.mean(pc.subtract(table[after], table[before])).as_py()
+            if change is not None:
+                facts.append((f"mean {name} change, {which}", f"{change:+.2f}"))
+    for name, column, form in (("PSNR", "psnr_db", "{:.1f} dB"), ("ΔE", "delta_e", "{:.1f}")):
+        finite = delivered[column].filter(pc.is_finite(delivered[column]))
+        if (middle := pc.mean(finite).as_py()) is not None:
+            facts.append((f"mean {name}, delivered", form.format(middle)))
     return facts
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jobs.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
+def failure_groups(results: pa.Table) -> list[dict[str, Any]]:
+    """Return the failures by class, the most frequent first: how many, and the commonest reason."""
+    failed = results.filter(pc.equal(results["status"], "failed"))
+    reasons = Counter(
+        zip(failed["error_type"].to_pylist(), failed["error_message"].to_pylist(), strict=True)
     )
-    environment.filters["plain"] = lambda text: plain(text or "")
-    return environment
+    groups: dict[str | None, dict[str, Any]] = {}
+    for (kind, why), count in reasons.most_common():
+        group = groups.setdefault(kind, {"kind": kind, "count": 0, "why": why})
+        group["count"] += count
+    return sorted(groups.values(), key=lambda group: -group["count"])
+
+
+def _lead(job: dict[str, Any], made: bool) -> str:
+    parts = [job["task"]]
+    if job["direction"]:
+        parts.append(f"direction {job['direction']}")
+    if job["target"] is not None:
+        parts.append(f"target {job['target']:g}")
+    if job["guides"]:
+        parts.append(f"guides {plain(job['guides'])}")
+    parts += [f"model {plain(str(job['model']))}", f"preset {plain(str(job['preset']))}"]
+    before = "Before is the picture of the same noise that nothing guided. " if made else ""
+    return (
+        f"{', '.join(parts)}. {before}Scores are those of the full-size files, before and after, "
+        "delivered or rejected: the guide gave the gradient, the judge gave none."
+    )

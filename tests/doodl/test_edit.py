@@ -17,7 +17,10 @@ from doodl.objective import Aim, EnhanceProblem, points_to_go
 from doodl.optimise import LatentState
 from tests.photos import jpeg
 
-SHORT = replace(preset("pocket"), optimiser=replace(preset("pocket").optimiser, num_optim_steps=2))
+SHORT = replace(
+    preset("pocket"),
+    optimiser=replace(preset("pocket").optimiser, num_optim_steps=2, min_optim_steps=0),
+)
 
 
 @pytest.fixture(scope="module")

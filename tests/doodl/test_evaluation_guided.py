@@ -42,7 +42,10 @@ class Silent:
         self.messages.append(text)
 
 
-def spec(task="text", items=(Item("a photo of roses"), Item("a photo of tulips")), **options):
+ITEMS = (Item("a photo of roses"), Item("a photo of tulips"))
+
+
+def spec(task="text", items=ITEMS, **options):
     name = {"text": "text", "classes": "classifier", "personalize": "personalize"}.get(task, task)
     config = preset(f"pocket-{name}")
     config = replace(

@@ -140,6 +140,19 @@ class Scripted:
 ONE_DECODE = replace(PLAIN, decode_pair=False)
 
 
+def test_good_photo_stops_only_after_the_least_number_of_updates():
+    config = replace(ONE_DECODE, num_optim_steps=5, min_optim_steps=2)
+
+    class Good(Scripted):
+        def judge(self, images, generators):
+            judgement = super().judge(images, generators)
+            return replace(judgement, good_enough=torch.tensor([True]))
+
+    state = states(1)[0]
+    optimise([state], Good([3.0, 2.5, 2.0, 1.0]), config)
+    assert (state.stop_reason, state.iteration, state.best_iteration) == ("good_enough", 2, 2)
+
+
 def test_iterate_that_is_good_enough_is_the_one_delivered():
     state = states(1)[0]
     optimise([state], Scripted([3.0, 1.0, 2.0], good=2), ONE_DECODE)

@@ -1,6 +1,5 @@
 """The report and the counts of an output folder, on a cheap edit."""
 
-import html
 import json
 import shutil
 import socket
@@ -11,6 +10,8 @@ import pytest
 from jobs import enhance, exits
 from jobs.console import plain
 from jobs.report import build
+from jobs.report.pages import page_json
+from jobs.report.rows import curve, photo_links, showable, usable
 from jobs.status import show_status
 from jobs.submit import Where
 from pipeline.collection import OutputView
@@ -32,8 +33,17 @@ def finished(folder, count=6, bad=0, **options):
     return photos, spec.out
 
 
+def page_data(page):
+    """Return what the page's script reads."""
+    text = page.read_text()
+    start = text.index('id="data">') + len('id="data">')
+    return json.loads(text[start : text.index("</script>", start)])
+
+
 def pictures(page):
-    return page.read_text().count("-before.jpg"), page.read_text().count("-after.jpg")
+    shown = [row["pics"] for row in page_data(page)["rows"]]
+    assert all((page.parent / address).is_file() for pair in shown for address in pair if address)
+    return sum(before is not None for before, _ in shown), sum(bool(after) for _, after in shown)
 
 
 @pytest.mark.parametrize("images", ["files", "parquet", "both"])
@@ -41,7 +51,7 @@ def test_every_delivered_photo_is_shown_wherever_it_is_kept(tmp_path, images):
     _, out = finished(tmp_path, images=images)
     page = build.build_report(out)
     assert pictures(page) == (7, 7)
-    assert html.escape(plain(UGLY)).replace("&#x27;", "&#39;") in page.read_text()
+    assert plain(UGLY) in [row["id"] for row in page_data(page)["rows"]]
     assert "<img src=x" not in page.read_text()
 
 
@@ -56,11 +66,12 @@ def test_a_large_collection_is_counted_in_full_and_shown_in_part(tmp_path):
     page = build.build_report(out, max_pictures=3, max_failures=2)
     text = page.read_text()
     assert pictures(page) == (3, 3)
-    assert "Delivered (7, 3 of them shown)" in text
-    assert "Failed (5)" in text
-    assert "and 3 more" in text
-    assert text.count("UnreadablePhotoError") == 2
-    assert "mean guide change <b>+1.00</b>" in text
+    assert "3 of 7 ok, 2 of 5 failed" in text
+    assert "failed <b>5</b>" in text
+    assert [row["error"] for row in page_data(page)["rows"] if "error" in row] == [
+        "UnreadablePhotoError"
+    ] * 2
+    assert "mean guide change, all <b>+1.00</b>" in text
 
 
 def test_the_report_never_holds_the_whole_table_as_records(tmp_path, monkeypatch):
@@ -78,6 +89,44 @@ def test_one_picture_that_cannot_be_made_costs_itself_only(tmp_path, monkeypatch
 
     monkeypatch.setattr("pipeline.pictures.read_input", broken)
     assert pictures(build.build_report(out)) == (0, 7)
+
+
+def test_pictures_that_are_shown_no_more_are_removed_and_others_are_kept(tmp_path):
+    _, out = finished(tmp_path, count=2)
+    page = build.build_report(out)
+    folder = page.parent / "thumbnails"
+    (folder / "notes.txt").write_text("mine")
+    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.jpg")}
+    assert pictures(build.build_report(out, max_pictures=1)) == (1, 1)
+    assert (folder / "notes.txt").is_file()
+    assert len(list(folder.glob("*.jpg"))) == 2
+    assert all(made[p.name] == p.stat().st_mtime_ns for p in folder.glob("*.jpg"))
+
+
+def test_a_page_holds_no_infinity_and_curves_of_bounded_length():
+    long = [float(i) for i in range(500)]
+    short = curve(long)
+    assert len(short) <= 61
+    assert (short[0], short[-1]) == (0.0, 499.0)
+    assert curve([1.0, float("nan"), 0.5]) == [1.0, 0.5]
+    assert not usable(float("inf"))
+
+
+def test_links_to_photos_cannot_be_anything_else(tmp_path):
+    row = {"unguided_uri": None, "image_uri": str(tmp_path / "javascript:a b#c?.jpg"),
+           "status": "ok", "edited_uri": "../../etc/passwd"}  # fmt: skip
+    links = photo_links(row, tmp_path / "out", tmp_path / "out" / "report")
+    assert links == ["../../javascript%3Aa%20b%23c%3F.jpg", None]
+    inline = {**row, "image_uri": "/p/m.parquet#row=3", "edited_uri": "edited/a.tif"}
+    links = photo_links(inline, tmp_path / "out", tmp_path / "out" / "report")
+    assert links == [None, "../edited/a.tif"]
+    assert not showable(links[1])
+
+
+def test_data_in_a_page_ends_no_element():
+    text = page_json({"name": "</script><!--&\u2028\ud800"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text)["name"] == "</script><!--&\u2028\ud800"
 
 
 def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,96 @@
+"""The guard: what an edit cost the photo, and whether it is delivered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from doodl.fidelity import delta_e, psnr_db, ssim
+from doodl.images import Photo, model_view
+from doodl.objective import Aim
+from doodl.optimise import LatentState
+
+_COLOUR_PX = 256
+"""Shorter side at which colours are compared: a reader's view, and grain averages out."""
+
+
+SHARES = (1.0, 0.5, 0.25)
+"""Shares of a change that are tried, the largest first, until guide and judge are both pleased.
+
+The guide alone made the change, and may have gone farther than the judge will follow; a smaller
+share of it often is an improvement to both.
+"""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a delivered file is from its source.
+
+    Attributes:
+        psnr_db, ssim: of the pixels at full size (`doodl.fidelity`).
+        delta_e: mean CIEDE2000 colour difference, as seen on a small view; 1 is just noticeable.
+    """
+
+    psnr_db: float
+    ssim: float
+    delta_e: float
+
+    @property
+    def change(self) -> float:
+        """RMS change as a share of the full range: 0.1 is a PSNR of 20 dB."""
+        return float(10 ** (-self.psnr_db / 20))
+
+
+def measure_fidelity(source: Photo, delivered: Photo) -> Fidelity:
+    """Return how far a delivered photo is from its source; both as decoded from their files."""
+    views = [model_view(photo, _COLOUR_PX, 1)[0] for photo in (source, delivered)]
+    first, second = (view.permute(1, 2, 0).div(2).add(0.5).numpy() for view in views)
+    return Fidelity(
+        psnr_db(source.pixels, delivered.pixels),
+        ssim(source.pixels, delivered.pixels),
+        delta_e(first, second),
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an edit is delivered. status: ok | rejected | skipped. reason: why it is rejected."""
+
+    status: str
+    reason: str | None = None
+
+
+def verdict(
+    state: LatentState, objection: str | None, fidelity: Fidelity, max_change: float | None
+) -> Verdict:
+    """Return what becomes of an edit that has been scored on its delivered file.
+
+    Args:
+        objection: what guide, judge or the guides' sum have against it; None: it improved.
+        max_change: the budget that `fidelity.change` is held to, None for none.
+    """
+    if state.iteration == 0 and state.stop_reason == "good_enough":
+        return Verdict("skipped")
+    if state.best_iteration == 0:
+        budget = f" within the budget of {max_change:g}" if state.stop_reason == "budget" else ""
+        return Verdict("rejected", f"no iterate was better than the photo as it is{budget}")
+    if max_change is not None and fidelity.change > max_change:
+        return Verdict(
+            "rejected",
+            f"the file changed by {fidelity.change:.4f} of the range, over its budget of "
+            f"{max_change:g}",
+        )
+    if objection is not None:
+        return Verdict("rejected", objection)
+    return Verdict("ok")
+
+
+def score_objection(
+    aim: Aim, before: tuple[float, float], after: tuple[float, float]
+) -> str | None:
+    """Return which of (guide, judge) did not come nearer the aim; None: both did."""
+    wrong = [
+        f"the {name} went from {b:.3f} to {a:.3f}"
+        for name, b, a in zip(("guide", "judge"), before, after, strict=True)
+        if not aim.improved(b, a)
+    ]
+    return f"not improved: {' and '.join(wrong)}" if wrong else None
