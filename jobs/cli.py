@@ -43,19 +43,21 @@ OutArgument = Annotated[Path, path_argument("OUT", "The output folder of a job."
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Output folder.  [default: PHOTOS-doodl beside the photos]",
+        help="Output folder.  \\[default: PHOTOS-doodl beside the photos]",
         parser=path_of,
         metavar="PATH",
     ),
 ]
 Direction = Annotated[
     str | None,
-    typer.Option(help="Move the score: up, down, or target (with --target).  [default: up]"),
+    typer.Option(help="Move the score: up, down, or target (with --target).  \\[default: up]"),
 ]
 Target = Annotated[float | None, typer.Option(help="Score to reach; implies --direction target.")]
 Strength = Annotated[float, typer.Option(help="Share of the change that is delivered, 0 to 1.")]
 Prompt = Annotated[str, typer.Option(help="What the photos show, for the denoiser; may be empty.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every row.  [default: from its work_key]")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of every row.  \\[default: from its work_key]")
+]
 Images = Annotated[str, typer.Option(help="Keep edited photos as: both, files or parquet.")]
 MaxPixels = Annotated[int, typer.Option(help="Photos of more pixels than this fail their row.")]
 StripGps = Annotated[bool, typer.Option("--strip-gps", help="Leave positions out of the results.")]
@@ -93,7 +95,7 @@ Runner = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="A Ray cluster: http://HOST:8265, HOST:6379 or auto.  [default: RAY_ADDRESS]"
+        help="A Ray cluster: http://HOST:8265, HOST:6379 or auto.  \\[default: RAY_ADDRESS]"
     ),
 ]
 Code = Annotated[
@@ -115,7 +117,7 @@ MaxChange = Annotated[
     float | None,
     typer.Option(
         help="Budget: the largest RMS change of a delivered photo, as a share of the range; 0.1 is "
-        "20 dB. What overspends is not delivered.  [default: no budget]"
+        "20 dB. What overspends is not delivered.  \\[default: no budget]"
     ),
 ]
 Protect = Annotated[
@@ -179,7 +181,7 @@ PromptsManifest = Annotated[
 GenerateOut = Annotated[
     Path | None,
     typer.Option(
-        help="Output folder.  [default: PROMPTS-doodl beside the manifest, or ./doodl-generated]",
+        help="Output folder.  \\[default: PROMPTS-doodl beside the manifest, or ./doodl-generated]",
         parser=path_of,
         metavar="PATH",
     ),
@@ -198,10 +200,10 @@ Guides = Annotated[
 ]
 NegativePrompt = Annotated[str, typer.Option(help="What the pictures are led away from.")]
 Seeds = Annotated[int, typer.Option(help="Pictures of each prompt, each from a seed of its own.")]
-FirstSeed = Annotated[int | None, typer.Option("--seed", help="The first seed.  [default: 0]")]
+FirstSeed = Annotated[int | None, typer.Option("--seed", help="The first seed.  \\[default: 0]")]
 Size = Annotated[
     str | None,
-    typer.Option(metavar="PX", help="512, or 768x512 (width, height).  [default: the preset's]"),
+    typer.Option(metavar="PX", help="512, or 768x512 (width, height).  \\[default: the preset's]"),
 ]
 Format = Annotated[str, typer.Option(help="png, jpeg or webp.")]
 SafetyChecker = Annotated[
@@ -215,7 +217,7 @@ GenerateModel = Annotated[
 ]
 GeneratePreset = Annotated[
     str | None,
-    typer.Option("--preset", help="Recipe.  [default: the task's, see docs/generate.md]"),
+    typer.Option("--preset", help="Recipe.  \\[default: the task's, see docs/generate.md]"),
 ]
 Subjects = Annotated[
     list[Path] | None,
@@ -594,7 +596,7 @@ def plan(
         typer.Option(
             min=0,
             help="Edit so many photos now to measure the time, keeping nothing.  "
-            "[default: 1 if no earlier run tells and the model is pocket]",
+            "\\[default: 1 if no earlier run tells and the model is pocket]",
         ),
     ] = None,
     calibrate_from: Annotated[
@@ -734,7 +736,7 @@ def restrength(
         Path | None,
         typer.Option(
             "--out",
-            help="Where to.  [default: OUT/strength-STRENGTH]",
+            help="Where to.  \\[default: OUT/strength-STRENGTH]",
             parser=path_of,
             metavar="PATH",
         ),
@@ -837,7 +839,7 @@ def models_pull(
         bool, typer.Option("--fp16", help="The half-size files, where there are any.")
     ] = False,
     revision: Annotated[
-        str | None, typer.Option(help="Commit or branch.  [default: the one we pin, else main]")
+        str | None, typer.Option(help="Commit or branch.  \\[default: the one we pin, else main]")
     ] = None,
 ) -> None:
     """Show a model's size and licence, ask, and download it into the hub's cache.

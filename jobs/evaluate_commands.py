@@ -29,7 +29,7 @@ def enhance(
     referee: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the scorer that judges.  [default: the shipped referee]",
+            help="Folder of the scorer that judges.  \\[default: the shipped referee]",
             parser=path_of,
             metavar="PATH",
         ),
@@ -43,11 +43,11 @@ def enhance(
         int | None, typer.Option(help="At most so many dulled, and so many untouched photos.")
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="Of the rows, comma-separated.  [default: all]")
+        str, typer.Option(help="Of the rows, comma-separated.  \\[default: all]")
     ] = "",
     directions: Annotated[str, typer.Option(help="up, down or both.")] = "up,down",
     types: Annotated[
-        str, typer.Option(help="Damage to draw from, comma-separated.  [default: all of tone]")
+        str, typer.Option(help="Damage to draw from, comma-separated.  \\[default: all of tone]")
     ] = "",
     severity: Annotated[
         tuple[float, float], typer.Option(help="Range of the damage's severity.")
@@ -95,7 +95,7 @@ def samples(
     out: EvaluationOut,
     captions: Annotated[
         list[str] | None,
-        typer.Option("--caption", help="What to draw; repeatable.  [default: five flowers]"),
+        typer.Option("--caption", help="What to draw; repeatable.  \\[default: five flowers]"),
     ] = None,
     number: Annotated[int, typer.Option(help="Samples of each caption.")] = 40,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,

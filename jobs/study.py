@@ -18,7 +18,7 @@ Out = Annotated[
 Against = Annotated[
     Path | None,
     typer.Option(
-        help="Another run's output folder.  [default: what was before]",
+        help="Another run's output folder.  \\[default: what was before]",
         parser=path_of,
         metavar="OUT",
     ),
@@ -28,12 +28,12 @@ Seed = Annotated[int, typer.Option(help="Of the draw, of left and right, and of 
 To = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of the page.  [default: OUT/study-pairwise, OUT/study-rating]",
+        help="Folder of the page.  \\[default: OUT/study-pairwise, OUT/study-rating]",
         parser=path_of,
         metavar="PATH",
     ),
 ]
-Question = Annotated[str, typer.Option(help="What people are asked.  [default: the kind's]")]
+Question = Annotated[str, typer.Option(help="What people are asked.  \\[default: the kind's]")]
 
 
 @app.command("pairwise")

@@ -19,7 +19,7 @@ Words = Annotated[
     list[str],
     typer.Argument(metavar="-- PHOTOS [OPTIONS]", help="After --: what `enhance` is given."),
 ]
-Name = Annotated[str | None, typer.Option(help="Its name.  [default: the output folder's]")]
+Name = Annotated[str | None, typer.Option(help="Its name.  \\[default: the output folder's]")]
 Environment = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,10 +83,10 @@ def render(
     memory: Annotated[str, typer.Option(help="kuberay: of a worker pod.")] = "16Gi",
     max_workers: Annotated[int, typer.Option(help="kuberay: worker pods at most.")] = 1,
     time_zone: Annotated[
-        str | None, typer.Option(help="kuberay: as Europe/Berlin.  [default: the cluster's]")
+        str | None, typer.Option(help="kuberay: as Europe/Berlin.  \\[default: the cluster's]")
     ] = None,
     ray_version: Annotated[
-        str | None, typer.Option(help="kuberay: the image's.  [default: this machine's]")
+        str | None, typer.Option(help="kuberay: the image's.  \\[default: this machine's]")
     ] = None,
     deadline_hours: Annotated[
         float, typer.Option(min=0.1, help="kuberay, airflow: a night's end, whatever is left.")
@@ -99,7 +99,9 @@ def render(
     ] = 1,
     python: Annotated[
         str | None,
-        typer.Option(help="kuberay, airflow: the interpreter there.  [default: python; this one]"),
+        typer.Option(
+            help="kuberay, airflow: the interpreter there.  \\[default: python; this one]"
+        ),
     ] = None,
 ) -> None:
     """Print the same nightly run for KubeRay, Airflow, systemd or cron; nothing is installed.
