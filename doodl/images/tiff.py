@@ -21,6 +21,8 @@ _LAYOUT = {
     0x0152, 0x0153, 0x0154, 0x0155, 0x0156, 0x015B, *range(0x0200, 0x0210),
     *range(0x0211, 0x0215), _PHOTOSHOP_LAYERS, _C2PA,
 }  # fmt: skip
+# GeoTIFF's and GDAL's: scale, tie points, transformation, keys, and what GDAL writes of them.
+_PLACES = {33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112}
 _UNIT_BYTES = {3: 2, 8: 2, 4: 4, 5: 4, 9: 4, 10: 4, 11: 4, 13: 4, 12: 8}
 
 
@@ -100,7 +102,8 @@ def edit_tags(
         resources = edit_resources(value, strip_gps=strip_gps)
         by_tag[_PHOTOSHOP] = by_tag[_PHOTOSHOP]._replace(length=len(resources), value=resources)
     if strip_gps:
-        by_tag.pop(GPS_IFD, None)
+        for tag in {GPS_IFD, *_PLACES}:
+            by_tag.pop(tag, None)
     return tuple(by_tag.values())
 
 
