@@ -107,18 +107,31 @@ def edit_tags(
     return tuple(by_tag.values())
 
 
+class _Appended(Block):
+    """A TIFF and what is to follow its last byte: it may be too large to be copied lightly."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.more = bytearray()
+
+    def append(self, data: bytes) -> int:
+        """Append bytes at an even offset of the file and return it."""
+        self.more += b"\0" * ((len(self.bytes) + len(self.more)) % 2)
+        self.more += data
+        return len(self.bytes) + len(self.more) - len(data)
+
+
 def write_tags(encoded: bytes, tags: tuple[Tag, ...]) -> bytes:
     """Return a freshly encoded TIFF with the tags added."""
-    block = Block(encoded)
+    block = _Appended(encoded)
     own, following = block.read(block.unpack("I", 4)[0])
     merged = {entry.tag: entry for entry in own}
     merged.update((tag.tag, _entry(block, tag)) for tag in tags)
     at = block.append(block.directory(list(merged.values()), following))
-    block.bytes[4:8] = block.pack("I", at)
-    return bytes(block.bytes)
+    return b"".join((encoded[:4], block.pack("I", at), memoryview(encoded)[8:], block.more))
 
 
-def _entry(block: Block, tag: Tag) -> Entry:
+def _entry(block: _Appended, tag: Tag) -> Entry:
     if isinstance(tag.value, tuple):
         entries = [_entry(block, child) for child in tag.value]
         at = block.append(block.directory(entries, 0))

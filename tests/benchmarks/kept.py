@@ -1,6 +1,7 @@
 """What a delivered file keeps of its source: a table, file by file, metadata tag by tag.
 
     python -m tests.benchmarks.kept --photos FOLDER
+    python -m tests.benchmarks.kept --tags PHOTO          # every entry of one file
 
 Every file is delivered at strength 0, with a change that would show at any other: its pixels have
 to be the source's, exactly where the format is lossless, within its own requantisation elsewhere.
@@ -187,16 +188,32 @@ def _xmp(photo: Photo) -> Iterator[tuple[str, str]]:
             yield f"XMP {child.tag}", ElementTree.tostring(child, "unicode").strip()
 
 
-def row(name: str, data: bytes) -> str:
+def delivered_unchanged(data: bytes) -> bytes:
+    """Return the file at strength 0 of a change that would show at any other."""
     photo = decode_photo(data)
     before = model_view(photo, 64)
-    encoded, _ = deliver(
-        photo,
-        before,
-        (before * 0.7 + 0.2).clamp(-1, 1),
-        Delivery(strength=0),
-        software="doodl-batch",
-    )
+    after = (before * 0.7 + 0.2).clamp(-1, 1)
+    return deliver(photo, before, after, Delivery(strength=0), software="doodl-batch")[0]
+
+
+def tag_by_tag(data: bytes) -> Iterator[str]:
+    """Yield a row for every entry of a file: what it is called and what became of it."""
+    source, result = said(data), said(delivered_unchanged(data))
+    for name in sorted(source | result):
+        if name not in result:
+            fate = "lost"
+        elif name not in source:
+            fate = f"added: {str(result[name])[:70]}"
+        elif result[name] == source[name]:
+            fate = "kept"
+        else:
+            fate = f"{str(source[name])[:40]} → {str(result[name])[:70]}"
+        yield f"| {name} | {fate} |"
+
+
+def row(name: str, data: bytes) -> str:
+    photo = decode_photo(data)
+    encoded = delivered_unchanged(data)
     delivered = decode_photo(encoded)
     source, result = said(data), said(encoded)
     kept = [n for n in source if result.get(n) == source[n]]
@@ -207,7 +224,8 @@ def row(name: str, data: bytes) -> str:
     planes = [(photo.pixels, delivered.pixels), (photo.alpha, delivered.alpha)]
     planes += [(photo.cmyk, delivered.cmyk), (photo.spare, delivered.spare)]
     equal = all(
-        (a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in planes
+        a is b is None or (a is not None and b is not None and np.array_equal(a, b))
+        for a, b in planes
     )
     return (
         f"| {name} | {photo.format} {photo.mode} {photo.bits} → {delivered.format} "
@@ -233,7 +251,12 @@ def _named(names: list[str]) -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs besides the synthetic files")
+    parser.add_argument("--tags", type=Path, help="instead, every entry of this one file")
     args = parser.parse_args()
+    if args.tags:
+        print("\n".join(["| entry | in the delivered file |", "|---|---|"]))
+        print("\n".join(tag_by_tag(args.tags.read_bytes())))
+        return
     heads = ("file", "source → delivered", "pixels at strength 0", "not carried over",
              "entries kept", "meant to change", "lost", "not meant")  # fmt: skip
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
