@@ -13,6 +13,7 @@ from doodl.images.photoshop import edit_resources
 _INTEROP_IFD = 0xA005
 _DIRECTORIES = {EXIF_IFD, GPS_IFD, _INTEROP_IFD}
 _XMP, _ICC, _PHOTOSHOP, _PHOTOSHOP_LAYERS, _C2PA = 0x02BC, 0x8773, 0x8649, 0x935C, 0xCD41
+_IPTC = 0x83BB  # often typed as LONG, but a string of bytes in either byte order
 # How the pixels lie in the file: the encoder's business. Layers and smaller copies of the picture
 # would show it before the edit, and a C2PA manifest signs it.
 _LAYOUT = {
@@ -52,7 +53,9 @@ def _read(block: Block, at: int, depth: int) -> tuple[Tag, ...]:
         if entry.tag in _DIRECTORIES and depth < 2:
             value: bytes | tuple[Tag, ...] = _read(block, block.number(entry), depth + 1)
         else:
-            value = _swapped(block.value(entry), entry.kind, block.order)
+            value = block.value(entry)
+            if entry.tag != _IPTC:
+                value = _swapped(value, entry.kind, block.order)
         tags.append(Tag(entry.tag, entry.kind, entry.length, value))
     return tuple(tags)
 
@@ -136,6 +139,6 @@ def _entry(block: _Appended, tag: Tag) -> Entry:
         entries = [_entry(block, child) for child in tag.value]
         at = block.append(block.directory(entries, 0))
         return Entry(tag.tag, 4, 1, block.pack("I", at))
-    value = _swapped(tag.value, tag.kind, block.order)
+    value = tag.value if tag.tag == _IPTC else _swapped(tag.value, tag.kind, block.order)
     field = value.ljust(4, b"\0") if len(value) <= 4 else block.pack("I", block.append(value))
     return Entry(tag.tag, tag.kind, tag.length, field)

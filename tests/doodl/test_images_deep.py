@@ -211,6 +211,21 @@ def _with_pages(*subfile_types: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiffs_iptc_record_stays_byte_for_byte_in_either_byte_order(
+    order: str, bits: int
+) -> None:
+    record = b"\x1c\x02\x50\0\x09A. Author\0\0"
+    samples = deep_picture() if bits == 16 else (deep_picture() >> 8).astype(np.uint8)
+    as_longs = Tag(0x83BB, 4, len(record) // 4, record)
+    photo = decode_photo(write_tags(tiff(samples, byteorder=order), (as_longs,)))
+    delivered = encode_photo(photo, photo.pixels)
+    assert delivered.count(record) == 1
+    kept = {tag.tag: tag for tag in read_tags(delivered)}
+    assert kept[0x83BB] == as_longs
+
+
 @pytest.mark.parametrize("extra", [("unspecified",), ("unassalpha", "unspecified"), ("assocalpha",
     "unspecified", "unspecified")])  # fmt: skip
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
