@@ -40,6 +40,26 @@ class Aim:
         return after > before if self.direction == "up" else after < before
 
 
+_MIN_POINTS = 0.6
+"""A photo this near its aim, or nearer, pays the most for its change."""
+
+_LOWEST_SCORE = 1.0
+
+
+def points_to_go(value: float, aim: Aim, good_score: float) -> float:
+    """Return how far a photo is from its aim in points of the score, at least 0.6.
+
+    Args:
+        value: of an aesthetic guide, which is the score, its negative under direction down, or
+            minus the distance to a target.
+    Up: below good_score; down: above 1, the nominal end of the scale.
+    """
+    points = {
+        "up": good_score - value, "down": -value - _LOWEST_SCORE, "target": -value,
+    }[aim.direction]  # fmt: skip
+    return max(points, _MIN_POINTS)
+
+
 _NEUTRAL_CHROMA = 0.12
 """Chroma, in [-1, 1] units, at which a pixel stops being taken for white, grey or black."""
 
@@ -59,6 +79,7 @@ class EnhanceProblem:
         views: (B, 3, H, W) in [-1, 1], the photos at the model's size.
         bases: (B, 3, H, W), their decoded inversions, which the change is measured from.
         aims, grey: one per photo.
+        fidelity_weights: (B,), what each photo pays for its mean squared change.
     """
 
     backbone: Backbone
@@ -71,6 +92,7 @@ class EnhanceProblem:
     aims: tuple[Aim, ...]
     grey: tuple[bool, ...]
     fit: TransferFit
+    fidelity_weights: Tensor
 
     @classmethod
     def of(
@@ -103,17 +125,19 @@ class EnhanceProblem:
             sampler.num_inference_steps, sampler.depth, size_px=(height, width)
         )
         fit = TransferFit(bases, grey=tuple(grey))
+        bound = guidance.bind(rows, views)
         return cls(
             backbone,
             predictor,
             schedule,
-            guidance.bind(rows, views),
+            bound,
             config,
             views,
             bases,
             tuple(aims),
             tuple(grey),
             fit,
+            _fidelity_weights(config, bound, views, aims),
         )
 
     def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +167,7 @@ class EnhanceProblem:
     def _penalty(self, delivered: Tensor) -> Tensor:
         """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
         config, change = self.config, delivered - self.views
-        penalty = config.fidelity_weight * change.square().mean((1, 2, 3))
+        penalty = self.fidelity_weights * change.square().mean((1, 2, 3))
         if config.neutral_weight:
             neutral = torch.exp(-chroma(self.views).square().sum(1) / _NEUTRAL_CHROMA**2)
             tint = chroma(change).square().sum(1)
@@ -164,6 +188,7 @@ class EnhanceProblem:
             aims=tuple(self.aims[i] for i in index),
             grey=grey,
             fit=TransferFit(bases, grey=grey),
+            fidelity_weights=self.fidelity_weights[index],
         )
 
     def _good_enough(self, final: Tensor, values: dict[str, Tensor]) -> Tensor:
@@ -174,3 +199,19 @@ class EnhanceProblem:
         # With direction up, and only then, an aesthetic guide's value is the score itself.
         upward = torch.tensor([aim.direction == "up" for aim in self.aims], device=final.device)
         return upward & (scores[0] >= stop)
+
+
+@torch.no_grad()
+def _fidelity_weights(
+    config: EditConfig, guidance: BoundGuidance, views: Tensor, aims: Sequence[Aim]
+) -> Tensor:
+    """Return each photo's fidelity weight (B,); without an aesthetic guide all have the same."""
+    weights = torch.full((len(views),), config.fidelity_weight, device=views.device)
+    names = [spec.name for spec in guidance.specs if spec.kind == "aesthetic"]
+    if config.good_score is None or not config.fidelity_weight or not names:
+        return weights
+    values = guidance.values(views)[names[0]].tolist()
+    points = [
+        points_to_go(value, aim, config.good_score) for value, aim in zip(values, aims, strict=True)
+    ]
+    return weights / torch.tensor(points, device=views.device)

@@ -27,6 +27,9 @@ class PresetNote:
 PRESET_NOTES: dict[str, PresetNote] = {
     "pocket": PresetNote("enhance", "the shipped model's photo editing; the default with it"),
     "pocket-text": PresetNote("generate", "the shipped model: a prompt reinforced by its own CLIP"),
+    "pocket-aesthetic": PresetNote(
+        "generate", "the shipped model: images that its aesthetic score likes"
+    ),
     "pocket-personalize": PresetNote(
         "personalize", "the shipped model: images with the subject of the exemplar photos"
     ),
@@ -75,6 +78,7 @@ MEANINGS: dict[str, str] = {
     "whole_view": "the loss also sees the whole frame",
     "transfer_in_loss": "photos: the loss also sees the change as it will be delivered",
     "fidelity_weight": "photos: weight of the mean squared change",
+    "good_score": "photos: fidelity_weight is divided by the points a photo is below it; none: not",
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",
     "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
     "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",

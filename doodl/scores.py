@@ -26,7 +26,7 @@ PINNED_SHA256 = {
 }
 
 _V2_INDICES = (0, 2, 4, 6, 7)
-POCKET_SCORERS = {"pocket": "tower", "pocket-judge": "judge"}
+POCKET_SCORERS = {"pocket": "tower", "pocket-judge": "judge", "pocket-referee": "referee"}
 
 HEADS_FOLDER = "DOODL_HEADS"
 """Environment variable: the folder of the published heads' files."""
@@ -123,7 +123,7 @@ def load_aesthetic_head(path_or_name: str | Path) -> nn.Module:
     """Load an aesthetic head: embeddings (B, D), L2-normalised -> scores (B,), not clipped.
 
     Args:
-        path_or_name: `pocket`, `pocket-judge`, a name of PUBLISHED_HEADS, or a file: LAION v1
+        path_or_name: a name of POCKET_SCORERS or PUBLISHED_HEADS, or a file: LAION v1
             linear (`weight` (1, D), `bias` (1,)), LAION v2 MLP (`layers.N.weight`), in
             .safetensors, or in .pth if it is one of the published heads (pinned sha256).
     Raises: ModelError if the file is absent, not pinned, or of another layout.

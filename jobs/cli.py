@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from jobs import console, exits
+from jobs.evaluate_commands import app as evaluate_app
+from jobs.options import BatchSize, Json, Model, Preset, Set, assignment, path_argument, path_of
 from jobs.schedule.commands import app as schedule_app
 
 app = typer.Typer(
@@ -27,57 +29,27 @@ manifest_app = typer.Typer(no_args_is_help=True, help="Tables that say what to d
 app.add_typer(models_app, name="models")
 app.add_typer(presets_app, name="presets")
 app.add_typer(manifest_app, name="manifest")
-evaluate_app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(schedule_app, name="schedule")
 
 
-def _path(text: str) -> Path:
-    """Return the absolute path of a path or `file://` URI; other storage is not supported yet."""
-    from manifests.paths import local_path
-
-    path = local_path(text)
-    if path is None:
-        raise exits.UsageError(
-            f"{text} is not on a local or mounted file system; object stores are not supported yet."
-        )
-    absolute = Path(path).expanduser().absolute()
-    # The default output folder is named after the last part, which must be a name.
-    return absolute.resolve() if ".." in absolute.parts else absolute
-
-
-def _path_argument(metavar: str, help: str) -> Any:
-    return typer.Argument(help=help, parser=_path, metavar=metavar)
-
-
 Photos = Annotated[
-    Path, _path_argument("PHOTOS", "A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
+    Path, path_argument("PHOTOS", "A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
 ]
-OutArgument = Annotated[Path, _path_argument("OUT", "The output folder of a job.")]
+OutArgument = Annotated[Path, path_argument("OUT", "The output folder of a job.")]
 Out = Annotated[
     Path | None,
     typer.Option(
         help="Output folder.  [default: PHOTOS-doodl beside the photos]",
-        parser=_path,
+        parser=path_of,
         metavar="PATH",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Direction = Annotated[
     str | None,
     typer.Option(help="Move the score: up, down, or target (with --target).  [default: up]"),
 ]
 Target = Annotated[float | None, typer.Option(help="Score to reach; implies --direction target.")]
-Model = Annotated[
-    str, typer.Option(help="auto, pocket, a name of `models list`, a pulled hub id, or a path.")
-]
-Preset = Annotated[str | None, typer.Option(help="Recipe: pocket or paper-aesthetic.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME=VALUE", help="Override one value of the preset; repeatable."
-    ),
-]
 Strength = Annotated[float, typer.Option(help="Share of the change that is delivered, 0 to 1.")]
 Prompt = Annotated[str, typer.Option(help="What the photos show, for the denoiser; may be empty.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every row.  [default: from its work_key]")]
@@ -108,7 +80,6 @@ Deliver = Annotated[
 Detail = Annotated[
     float, typer.Option(help="Share of the model's new fine detail that is blended in, 0 to 1.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
 Runner = Annotated[
     str,
     typer.Option(
@@ -181,13 +152,13 @@ IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fai
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 PromptsManifest = Annotated[
     Path | None,
-    _path_argument("PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
+    path_argument("PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
 ]
 GenerateOut = Annotated[
     Path | None,
     typer.Option(
         help="Output folder.  [default: PROMPTS-doodl beside the manifest, or ./doodl-generated]",
-        parser=_path,
+        parser=path_of,
         metavar="PATH",
     ),
 ]
@@ -226,7 +197,7 @@ GeneratePreset = Annotated[
 ]
 Subjects = Annotated[
     list[Path] | None,
-    typer.Option("--subject", parser=_path, metavar="PHOTO", help="A photo of it; repeatable."),
+    typer.Option("--subject", parser=path_of, metavar="PHOTO", help="A photo of it; repeatable."),
 ]
 
 
@@ -245,22 +216,8 @@ def spec_options(
     options["target"], options["model"] = target, model
     if preset is not None:
         options["preset"] = preset
-    options["overrides"] = dict(_assignment(text) for text in overrides or [])
+    options["overrides"] = dict(assignment(text) for text in overrides or [])
     return options
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    import json
-
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise exits.UsageError(
-            f"--set {text!r} must be NAME=VALUE, as in optimiser.num_optim_steps=8."
-        )
-    try:
-        return name.strip(), json.loads(value)
-    except json.JSONDecodeError:
-        return name.strip(), value
 
 
 def resource_amounts(text: str | None) -> dict[str, float]:
@@ -602,7 +559,7 @@ def plan(
         Path | None,
         typer.Option(
             help="Another job's output folder, whose runs tell the time.",
-            parser=_path,
+            parser=path_of,
             metavar="OUT",
         ),
     ] = None,
@@ -633,7 +590,7 @@ def plan(
 
 @app.command()
 def run(
-    spec: Annotated[Path, _path_argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")],
+    spec: Annotated[Path, path_argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")],
     runner: Runner = "auto",
     address: Address = None,
     code: Code = "wheel",
@@ -735,7 +692,7 @@ def restrength(
         typer.Option(
             "--out",
             help="Where to.  [default: OUT/strength-STRENGTH]",
-            parser=_path,
+            parser=path_of,
             metavar="PATH",
         ),
     ] = None,
@@ -859,8 +816,8 @@ def doctor(out: Out = None, address: Address = None, json: Json = False) -> None
 
 @manifest_app.command("build")
 def manifest_build(
-    photos: Annotated[Path, _path_argument("PHOTOS", "A folder of photos.")],
-    manifest: Annotated[Path, _path_argument("MANIFEST", "The Parquet file to write.")],
+    photos: Annotated[Path, path_argument("PHOTOS", "A folder of photos.")],
+    manifest: Annotated[Path, path_argument("MANIFEST", "The Parquet file to write.")],
 ) -> None:
     """Write a manifest of a folder, to add prompts, directions or targets to.
 
@@ -895,114 +852,6 @@ def manifest_check(manifest: Photos, json: Json = False) -> None:
     from jobs.manifest import check
 
     raise typer.Exit(check(manifest, as_json=json))
-
-
-EvaluationPhotos = Annotated[
-    list[Path], _path_argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
-]
-EvaluationOut = Annotated[Path, typer.Option(help="Results.", parser=_path, metavar="PATH")]
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
-
-
-@evaluate_app.command("enhance")
-def evaluate_enhance(
-    photos: EvaluationPhotos,
-    out: EvaluationOut,
-    referee: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the scorer that judges.  [default: the shipped referee]",
-            parser=_path,
-            metavar="PATH",
-        ),
-    ] = None,
-    dulled: Annotated[int, typer.Option(help="Photos to damage, then edit.")] = 100,
-    untouched: Annotated[int, typer.Option(help="Photos to edit as they are.")] = 50,
-    validation: Annotated[
-        int, typer.Option(help="Photos kept apart to tune the methods' strengths on.")
-    ] = 6,
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many dulled, and so many untouched photos.")
-    ] = None,
-    methods: Annotated[
-        str, typer.Option(help="Of the rows, comma-separated.  [default: all]")
-    ] = "",
-    directions: Annotated[str, typer.Option(help="up, down or both.")] = "up,down",
-    types: Annotated[
-        str, typer.Option(help="Damage to draw from, comma-separated.  [default: all of tone]")
-    ] = "",
-    severity: Annotated[
-        tuple[float, float], typer.Option(help="Range of the damage's severity.")
-    ] = (0.4, 0.9),
-    max_px: Annotated[int, typer.Option(help="Larger photos are scaled down to it.")] = 1024,
-    model: Model = "pocket",
-    preset: Preset = None,
-    overrides: Set = None,
-    workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 1,
-    batch_size: BatchSize = 6,
-    seed: Annotated[int, typer.Option(help="Of the draw of photos, damage and crops.")] = 0,
-    redo: Annotated[bool, typer.Option("--redo", help="Compute finished rows again.")] = False,
-    json: Json = False,
-) -> None:
-    """Measure the edit against its rivals on photos it never saw, some of them damaged on purpose.
-
-    The same command again goes on where the last one stopped; more photos keep what is there.
-
-    Example: doodl-batch evaluate enhance photos.parquet --out evaluation --limit 8
-    """
-    from jobs.evaluate import run_evaluate_enhance
-
-    recipe = {
-        "model": "pocket" if model == "auto" else model,
-        "overrides": dict(_assignment(text) for text in overrides or []),
-        **({} if preset is None else {"preset": preset}),
-    }
-    draw = {
-        "num_dulled": dulled if limit is None else min(dulled, limit),
-        "num_untouched": untouched if limit is None else min(untouched, limit),
-        "num_validation": validation, "severity": severity, "max_px": max_px,
-        "types": _words(types), "seed": seed,
-    }  # fmt: skip
-    options = {
-        "recipe": recipe, "referee": referee, "methods": _words(methods),
-        "directions": _words(directions), "batch_size": batch_size, "draw": draw,
-    }  # fmt: skip
-    code = run_evaluate_enhance(photos, out, options, workers=workers, redo=redo, as_json=json)
-    raise typer.Exit(code)
-
-
-@evaluate_app.command("samples")
-def evaluate_samples(
-    photos: EvaluationPhotos,
-    out: EvaluationOut,
-    captions: Annotated[
-        list[str] | None,
-        typer.Option("--caption", help="What to draw; repeatable.  [default: five flowers]"),
-    ] = None,
-    number: Annotated[int, typer.Option(help="Samples of each caption.")] = 40,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
-    guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance.")] = 3.0,
-    sampler: Annotated[str, typer.Option(help="ddim or edict.")] = "ddim",
-    size: Annotated[int, typer.Option(help="Side of the samples, in pixels.")] = 128,
-    model: Model = "pocket",
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    json: Json = False,
-) -> None:
-    """Draw photos from captions and measure how near they come to held-out photos.
-
-    Example: doodl-batch evaluate samples flowers.parquet --out samples --caption "a photo of roses"
-    """
-    from jobs.evaluate import run_evaluate_samples
-
-    options = {
-        "number": number, "num_inference_steps": steps, "guidance_scale": guidance_scale,
-        "sampler": sampler, "size_px": size, "model": "pocket" if model == "auto" else model,
-        "seed": seed, **({"captions": tuple(captions)} if captions else {}),
-    }  # fmt: skip
-    raise typer.Exit(run_evaluate_samples(photos, out, options, as_json=json))
 
 
 @app.callback(invoke_without_command=True)

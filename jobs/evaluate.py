@@ -78,6 +78,35 @@ def run_evaluate_samples(
     return exits.OK
 
 
+def run_evaluate_guided(
+    out: Path, options: dict[str, Any], *, workers: int, redo: bool, as_json: bool
+) -> int:
+    """Run an evaluation of guided generation, print its tables and return an exit code."""
+    from pipeline.evaluation import evaluate_guided, make_guided_spec
+
+    photos = options.get("photos", [])
+    _check_there(photos)
+    if workers < 1:
+        raise exits.UsageError(f"--workers (={workers}) must be at least 1.")
+    with exits.usage_errors():
+        spec = make_guided_spec(out=out, **options)
+    with console.RunProgress(quiet=as_json) as progress:
+        evaluation, written = evaluate_guided(
+            spec, out, progress, command=command_line(), workers=workers, redo=redo, photos=photos
+        )
+    if as_json:
+        tables = [{"title": t.title, "values": t.values} for t in written.tables]
+        console.print_json({"tables": tables, "revisions": evaluation.revisions})
+    else:
+        _print_tables(written.tables)
+        console.result(f"tables: {written.tables_path}  (with intervals and every figure)")
+        console.result(f"rows:   {written.rows_path}")
+        for sheet in written.sheets:
+            console.result(f"sheet:  {sheet}")
+    failed = any(row["status"] == "failed" for row in evaluation.rows)
+    return exits.ROWS_FAILED if failed else exits.OK
+
+
 def _silence(message: str) -> None:
     del message
 

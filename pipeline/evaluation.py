@@ -11,7 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from doodl.evaluation.cases import Draw, Source
-from doodl.evaluation.generated import SampleSpec
+from doodl.evaluation.generated import CAPTIONS, SampleSpec
+from doodl.evaluation.guided.output import write_guided
+from doodl.evaluation.guided.run import GuidedEvaluation, run_guided
+from doodl.evaluation.guided.spec import (
+    TASKS,
+    GuidedSpec,
+    Item,
+    class_items,
+    read_prompts,
+    subject_items,
+)
 from doodl.evaluation.methods import METHODS
 from doodl.evaluation.output import Written, write_evaluation
 from doodl.evaluation.referee import default_referee
@@ -20,6 +30,8 @@ from doodl.evaluation.run import Evaluation, Observer, run_evaluation
 from doodl.evaluation.samples import SampleReport, run_samples, write_samples
 from doodl.evaluation.store import write_whole
 from doodl.evaluation.work import EvaluationSpec
+from doodl.guidance.networks import load_classifier
+from doodl.guidance.spec import parse_guides
 from manifests.errors import ManifestError
 from manifests.inline import read_input
 from manifests.rows import manifest_rows
@@ -29,8 +41,10 @@ from pipeline.spec import make_spec
 __all__ = [
     "SampleSpec",
     "evaluate_enhance",
+    "evaluate_guided",
     "evaluate_samples",
     "make_evaluation_spec",
+    "make_guided_spec",
     "read_sources",
     "write_rows",
 ]
@@ -132,6 +146,105 @@ def make_evaluation_spec(
         directions=tuple(directions),
         batch_size=batch_size,
     )
+
+
+def make_guided_spec(
+    *,
+    task: str,
+    recipe: dict[str, Any],
+    out: Path,
+    measures: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    prompts: Sequence[str] | None = None,
+    prompts_text: str | None = None,
+    labels: Sequence[str] | None = None,
+    prompt: str = "",
+    photos: Sequence[Path] = (),
+    subjects: int = 0,
+    **others: Any,
+) -> GuidedSpec:
+    """Return the spec of a command line's options; what is not named has GuidedSpec's default.
+
+    Args:
+        recipe: model, preset and overrides, as a job's; the preset's default is the task's.
+        prompts_text: a prompts file's content. labels: classes; none means all there are.
+        photos: exemplars, of which `subjects` are taken (personalize).
+    Raises: ValueError for a value that makes no sense; ModelError, ManifestError, DoodlError.
+    """
+    overrides = recipe.get("overrides", {})
+    preset = recipe.get("preset") or (
+        TASKS[task] if recipe["model"] == "pocket" else TASKS[task].replace("pocket", "paper")
+    )
+    job_task = "personalize" if task == "personalize" else "generate"
+    job = make_spec(
+        None, out, task=job_task, prompts=["-"], model=recipe["model"], preset=preset,
+        overrides=overrides, subjects=["-"] if task == "personalize" else [],
+    )  # fmt: skip
+    config = job.edit_config
+    if task == "classes":
+        items = class_items(labels or _known_classes(config.guides, job.model), prompt)
+    elif task == "personalize":
+        items = subject_items(_spread(read_sources(photos, out), subjects), prompt)
+    elif prompts_text is not None:
+        items = read_prompts(prompts_text)
+    else:
+        items = tuple(Item(one) for one in prompts or CAPTIONS)
+    chosen: dict[str, Any] = {}
+    if methods:
+        chosen["methods"] = tuple(methods)
+    if measures:
+        chosen["measures"] = tuple(measures)
+    return GuidedSpec(task=task, items=items, config=config, model=job.model, **chosen, **others)
+
+
+def evaluate_guided(
+    spec: GuidedSpec,
+    out: Path,
+    observer: Observer,
+    *,
+    command: str,
+    workers: int,
+    redo: bool,
+    photos: Sequence[Path] = (),
+) -> tuple[GuidedEvaluation, Written]:
+    """Run the evaluation, write what it found, and return both.
+
+    Args:
+        photos: real ones with classes, for the distance of `classes`.
+    Raises: ManifestError, ModelError, DoodlError.
+    """
+    sources = read_sources(photos, out) if photos and spec.task == "classes" else []
+    out.mkdir(parents=True, exist_ok=True)
+    evaluation = run_guided(spec, out, observer, workers=workers, redo=redo)
+    written = write_guided(evaluation, out, command, sources)
+    write_whole_rows(evaluation.rows, written.rows_path)
+    return evaluation, written
+
+
+def _known_classes(guides: Sequence[str], model: str) -> Sequence[str]:
+    """Return the classes of the first classifier guide. Raises: ValueError if nothing says them."""
+    for spec in parse_guides(guides):
+        if spec.kind == "classifier":
+            value = spec.value or ("pocket" if model == "pocket" else None)
+            if value is not None:
+                classifier, _ = load_classifier(value)
+                if classifier.labels:
+                    return classifier.labels
+    raise ValueError("nothing says what classes there are; name them with --class.")
+
+
+def _spread(sources: Sequence[Source], count: int) -> list[Source]:
+    """Return `count` of the sources, spread evenly over them. Raises: ValueError for none."""
+    if not 1 <= count <= len(sources):
+        raise ValueError(f"subjects (={count}) must be from 1 to the {len(sources)} photos.")
+    return [sources[i * len(sources) // count] for i in range(count)]
+
+
+def write_whole_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as one Parquet file, the types of columns taken from the values."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
+    write_whole(path, buffer.getvalue().to_pybytes())
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:

@@ -45,7 +45,7 @@ _LOADERS = {
 
 # Values that recipes of photos did not have at first: a recipe that leaves them as they are is
 # the recipe it was, and so is its fingerprint.
-_LATER_VALUES = ("guides", "judge_tolerance", "sampler.optimise_at")
+_LATER_VALUES = ("guides", "judge_tolerance", "good_score", "sampler.optimise_at")
 
 
 @dataclass(frozen=True)

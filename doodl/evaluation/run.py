@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-
-import torch
+from typing import Any, Protocol
 
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Case, Drawn, Source, draw_cases, prepare
@@ -22,15 +16,9 @@ from doodl.evaluation.rows import Row, Run, case_id, fingerprint
 from doodl.evaluation.store import Store, picture_name
 from doodl.evaluation.strengths import Strength
 from doodl.evaluation.work import EditTask, EvaluationSpec, TuneTask, run_edit, run_tune
+from doodl.evaluation.workers import Submit, completed, finished, result_of, workers_of
 from doodl.images import view_size_px
 from doodl.thumbnails import thumbnail
-
-_T = TypeVar("_T")
-Submit = Callable[..., "Future[Any]"]
-
-
-class WorkerDiedError(DoodlError):
-    """A worker process ended without a word: killed, or out of memory."""
 
 
 class Observer(Protocol):
@@ -96,7 +84,7 @@ def run_evaluation(
             + (f": {drawn.unreadable[0][0]}: {drawn.unreadable[0][1]}" if drawn.unreadable else ".")
         )
     batches = _batches(drawn.cases, spec, store)
-    with _workers(workers) as submit:
+    with workers_of(workers) as submit:
         strengths = _tuned(spec, drawn.validation, revisions, store, submit, observer, redo=redo)
         runs = []
         for method, direction in spec.runs:
@@ -107,9 +95,9 @@ def run_evaluation(
         tasks = _tasks(batches, runs, done)
         observer.start(sum(len(task.cases) for task in tasks))
         checking = _start_check(spec, drawn.cases, revisions, store, submit)
-        for finished in _finished([submit(run_edit, spec, task) for task in tasks]):
-            store.add(finished)
-            for measured in finished:
+        for batch in finished([submit(run_edit, spec, task) for task in tasks]):
+            store.add(batch)
+            for measured in batch:
                 row = measured.row
                 name = f"{row['photo']} ({row['method']}, {row['direction']})"
                 observer.row(name, row["status"], row["error"])
@@ -189,9 +177,9 @@ def _tuned(
             observer.message(f"tuning {method} {direction} on {len(cases)} photos kept apart")
             task = TuneTask(cases, method, direction, targets.get(direction))
             waiting[submit(run_tune, spec, task)] = ((method, direction), key)
-        for future in _completed(waiting):
+        for future in completed(waiting):
             pair, key = waiting[future]
-            found[pair] = _result(future)
+            found[pair] = result_of(future)
             store.put_strength(key, found[pair])
         targets = {d: s.change for (method, d), s in found.items() if method == "edit"}
         if not all(target > 0 for target in targets.values()):
@@ -216,79 +204,8 @@ def _start_check(
     future = submit(check_referee, spec.referee, sources)
 
     def result() -> dict[str, Any] | None:
-        check = next(_finished([future]))
+        check = next(finished([future]))
         store.put_note("referee_check", {"key": key, "check": check})
         return check
 
     return result
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[Submit]:
-    """Give a `submit`: to processes of one thread each, or for one worker to this process."""
-    if count <= 1:
-        torch.set_num_threads(1)
-        yield _run_here
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker)
-    try:
-        yield pool.submit
-    finally:
-        # Rows in work are given up after a Ctrl-C or an error; those finished are kept.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    torch.set_num_threads(1)
-    # A Ctrl-C reaches the workers too: they shall end, and leave the telling to the parent.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class _Deferred(Future[Any]):
-    """A future computed in this process when its result is asked for."""
-
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        super().__init__()
-        self._work = (function, arguments)
-
-    def result(self, timeout: float | None = None) -> Any:
-        if not self.done():
-            function, arguments = self._work
-            self.set_result(function(*arguments))
-        return super().result(timeout)
-
-
-def _run_here(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    return _Deferred(function, arguments)
-
-
-def _completed(futures: Sequence[Future[_T]] | dict[Future[_T], Any]) -> Iterator[Future[_T]]:
-    """Yield futures as they finish; those of this process in their order."""
-    waiting = list(futures)
-    while waiting:
-        if isinstance(waiting[0], _Deferred):
-            future = waiting.pop(0)
-            future.result()
-            yield future
-            continue
-        finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in finished:
-            waiting.remove(future)
-            yield future
-
-
-def _finished(futures: Sequence[Future[_T]]) -> Iterator[_T]:
-    """Yield results as they come. Raises: WorkerDiedError."""
-    for future in _completed(futures):
-        yield _result(future)
-
-
-def _result(future: Future[_T]) -> _T:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise WorkerDiedError(
-            "a worker process died, perhaps for lack of memory; the same command goes on from the "
-            "finished rows: try fewer --workers or a smaller --batch-size."
-        ) from error

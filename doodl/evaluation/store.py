@@ -20,11 +20,13 @@ class Store:
     """The folder `_work` of an evaluation.
 
     rows.jsonl: one finished row a line, appended and flushed; a line cut short by a kill is left
-    out when the file is read again. notes.json: values by name. pictures/: small JPEGs.
+    out when the file is read again. notes.json: values by name. pictures/: small JPEGs, or what
+    else `suffix` says.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, suffix: str = ".jpg") -> None:
         self.folder = out / "_work"
+        self._suffix = suffix
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         self._rows = self.folder / "rows.jsonl"
         self._notes = self.folder / "notes.json"
@@ -46,7 +48,9 @@ class Store:
         lines = []
         for measured in finished:
             row = measured.row
-            self.put_picture(picture_name(row["case"], row["recipe"]), measured.picture)
+            if measured.picture:
+                name = picture_name(row["case"], row["recipe"], self._suffix)
+                self.put_picture(name, measured.picture)
             lines.append(json.dumps(row, allow_nan=False) + "\n")
         with self._rows.open("ab") as file:
             # After a line cut short, a newline of our own: only that one is lost.
@@ -94,12 +98,12 @@ class Store:
         write_whole(self._notes, (json.dumps(notes, indent=1) + "\n").encode())
 
 
-def picture_name(case: str, what: str) -> str:
+def picture_name(case: str, what: str, suffix: str = ".jpg") -> str:
     """Return the file name of a picture: of the case's `clean`, its `source`, or a recipe's edit.
 
     Both parts are fingerprints or words of ours, never a photo's name.
     """
-    return f"{case}-{what}.jpg"
+    return f"{case}-{what}{suffix}"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 KINDS = ("aesthetic", "text", "subject", "classifier", "symmetry", "fidelity", "callable")
 FORM = 'KIND[:VALUE][=WEIGHT], as in aesthetic=1, text:"a red rose"=0.5 or symmetry=0.1'
 
-SCORER_NAMES = ("pocket", "pocket-judge", "laion-v1", "laion-v1-b32", "laion-v1-l14", "laion-v2")
+SCORER_NAMES = (
+    "pocket", "pocket-judge", "pocket-referee",
+    "laion-v1", "laion-v1-b32", "laion-v1-l14", "laion-v2",
+)  # fmt: skip
 """Aesthetic scorers that are known by name; any other value is the path of a head."""
 
 POCKET_CLASSIFIER = "pocket"

@@ -24,11 +24,12 @@ from doodl.evaluation.cases import (
 )
 from doodl.evaluation.methods import METHODS
 from doodl.evaluation.output import write_evaluation
-from doodl.evaluation.run import WorkerDiedError, run_evaluation
+from doodl.evaluation.run import run_evaluation
 from doodl.evaluation.sheets import Cell, contact_sheets, safe_label, write_sheets
 from doodl.evaluation.store import Store
 from doodl.evaluation.tables import Table, markdown
 from doodl.evaluation.work import EvaluationSpec
+from doodl.evaluation.workers import WorkerDiedError
 from doodl.pocket import weights_dir
 from doodl.pocket.degrade import TONE, degrade
 from doodl.pocket.recipes import RECIPES

@@ -16,7 +16,7 @@ from doodl.pocket.scorer import load_scorer
 from tests.pocket.conftest import smooth_photos
 
 PIPELINE = weights_dir() / "pipeline"
-SCORERS = ("tower", "judge")
+SCORERS = ("tower", "judge", "referee")
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_a_round_trip_costs_little_score(
 
 def test_metrics_name_the_command_of_every_part() -> None:
     metrics = json.loads((weights_dir() / "metrics.json").read_text())
-    assert {"autoencoder", "tower", "judge", "unet"} <= set(metrics)
+    assert {"autoencoder", "tower", "judge", "referee", "classifier", "unet"} <= set(metrics)
     for part, record in metrics.items():
         assert record["command"].startswith(f"python -m doodl.pocket.train {part}"), part
 

@@ -1,0 +1,1 @@
+"""How well guided generation does what it was asked, by networks that gave no gradient."""

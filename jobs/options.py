@@ -1,0 +1,57 @@
+"""Options that several commands have. Imports neither torch nor Ray nor Arrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs import exits
+
+
+def path_of(text: str) -> Path:
+    """Return the absolute path of a path or `file://` URI; other storage is not supported yet."""
+    from manifests.paths import local_path
+
+    path = local_path(text)
+    if path is None:
+        raise exits.UsageError(
+            f"{text} is not on a local or mounted file system; object stores are not supported yet."
+        )
+    absolute = Path(path).expanduser().absolute()
+    # The default output folder is named after the last part, which must be a name.
+    return absolute.resolve() if ".." in absolute.parts else absolute
+
+
+def path_argument(metavar: str, help: str) -> Any:
+    return typer.Argument(help=help, parser=path_of, metavar=metavar)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Model = Annotated[
+    str, typer.Option(help="auto, pocket, a name of `models list`, a pulled hub id, or a path.")
+]
+Preset = Annotated[str | None, typer.Option(help="Recipe: pocket or paper-aesthetic.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Override one value of the preset; repeatable."
+    ),
+]
+BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Return (name, value) of a `--set NAME=VALUE`; what is no JSON is text."""
+    import json
+
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise exits.UsageError(
+            f"--set {text!r} must be NAME=VALUE, as in optimiser.num_optim_steps=8."
+        )
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip(), value
