@@ -12,6 +12,7 @@ from doodl.images.fineness import as_fine
 from doodl.images.photo import Photo
 from doodl.images.xmp import xmp_orientation
 
+_QUALITIES = (90, 95)  # x265 makes the same file of 95 and more, short of lossless
 _THUMBNAIL_PX = 320
 C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 """How an ISO base media file marks its box of Content Credentials (C2PA 2.1, annex A.5)."""
@@ -107,7 +108,7 @@ def encode_heif(
         pillow_heif.encode(mode, (width, height), pixels, buffer, quality=quality, **options)
         return buffer.getvalue()
 
-    return as_fine(encoded, source_bytes)
+    return as_fine(encoded, source_bytes, _QUALITIES)
 
 
 def _widened(samples: np.ndarray, bits: int) -> np.ndarray:
