@@ -13,7 +13,7 @@ from doodl.errors import (
     UnreadablePhotoError,
     UnsupportedPhotoError,
 )
-from doodl.images.deep import count_tiff_pages
+from doodl.images.deep import count_tiff_pages, is_raw
 from doodl.images.photo import MIN_SIDE_PX
 
 _DECODE_ERRORS = (
@@ -67,7 +67,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def check_pages(data: bytes) -> None:
-    """Raise UnsupportedPhotoError for a TIFF of more than one full page."""
+    """Raise UnsupportedPhotoError for a camera's raw file or a TIFF of more than one full page."""
+    if is_raw(data):
+        raise UnsupportedPhotoError(
+            "a camera's raw file; develop it first and edit the TIFF or JPEG that comes of it"
+        )
     pages, _ = count_tiff_pages(data)
     if pages > 1:
         raise UnsupportedPhotoError(

@@ -10,17 +10,20 @@ from doodl.images.photoshop import edit_resources
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_JFIF, _JFXX = b"JFIF\0", b"JFXX\0"
 _ICC, _MPF = b"ICC_PROFILE\0", b"MPF\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:"
 _APP0, _APP1, _APP2, _APP11, _APP13, _APP14, _COM = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE, 0xFE
 _SOS, _EOI = 0xDA, 0xD9
 _MAX_SEGMENT_BYTES = 65533
 MAX_JPEG_XMP_BYTES = _MAX_SEGMENT_BYTES - len(_XMP)
+_EXIF_PART_BYTES = _MAX_SEGMENT_BYTES - len(_EXIF)
 _ICC_PART_BYTES = _MAX_SEGMENT_BYTES - len(_ICC) - 2
 # Of a PNG, what describes the picture or its maker and may stand before the palette.
 _PNG_KEPT = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"pHYs", b"tIME", b"tEXt", b"zTXt", b"iTXt"}
 _PNG_XMP = b"XML:com.adobe.xmp"
 _RAW_PROFILES = (b"Raw profile type xmp\0", b"Raw profile type APP1\0")  # ImageMagick's
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte nor a restart
 _MOTION = re.compile(rb"GCamera:(?:MotionPhoto|MicroVideo)\b")
 
 
@@ -40,11 +43,21 @@ def _jpeg_header(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
     return segments, at
 
 
+def _jpeg_end(data: bytes, at: int) -> int:
+    """Return where the picture ends whose first scan begins at `at`."""
+    while (marker := _MARKER.search(data, at)) is not None:
+        at = marker.start()
+        if data[at + 1] == _EOI or at + 4 > len(data):
+            return at + 2
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return len(data)
+
+
 def jpeg_extras(data: bytes) -> tuple[tuple[str, bytes], ...]:
     """Return the segments to keep as they are: JFIF, IPTC, comments, makers' own.
 
-    Left out: EXIF, XMP and ICC (`Photo` holds them), what the encoder writes itself, and what
-    `jpeg_dropped` names.
+    Left out: EXIF, XMP and ICC (`Photo` holds them), what the encoder writes itself, thumbnails,
+    and what `jpeg_dropped` names.
     """
     kept = []
     for marker, payload in _jpeg_header(data)[0]:
@@ -56,6 +69,10 @@ def jpeg_extras(data: bytes) -> tuple[tuple[str, bytes], ...]:
             continue
         if marker == _APP13 and payload.startswith(_PHOTOSHOP):
             payload = _PHOTOSHOP + edit_resources(payload[len(_PHOTOSHOP) :])
+        if marker == _APP0 and payload.startswith(_JFXX):
+            continue
+        if marker == _APP0 and payload.startswith(_JFIF) and len(payload) > 14:
+            payload = payload[:12] + b"\0\0"  # width and height of the thumbnail that followed
         kept.append(("COM" if marker == _COM else f"APP{marker - _APP0}", payload))
     return tuple(kept)
 
@@ -67,13 +84,15 @@ def jpeg_dropped(data: bytes) -> tuple[str, ...]:
     edit invalidates it.
     """
     dropped = []
-    segments = _jpeg_header(data)[0]
+    segments, scan = _jpeg_header(data)
     if any(m == _APP11 and b"c2pa" in payload for m, payload in segments):
         dropped.append("Content Credentials (C2PA)")
     if any(m == _APP2 and payload.startswith(_MPF) for m, payload in segments):
         dropped.append("further pictures (an HDR gain map or previews)")
     if any(m == _APP1 and _MOTION.search(payload) for m, payload in segments):
         dropped.append("the video of a motion photo")
+    if not dropped and data[_jpeg_end(data, scan) :].strip(b"\0\xff"):
+        dropped.append("what follows the picture in the file")
     return tuple(dropped)
 
 
@@ -100,8 +119,9 @@ def write_jpeg_metadata(
     """Return a freshly encoded JPEG with its metadata; a block too large for a JPEG is left out."""
     extras = list(extras)
     head = [(_APP0, payload) for name, payload in extras if name == "APP0"]
-    if exif:
-        head.append((_APP1, _EXIF + exif))
+    # A block too long for one segment goes on in the next, as the source's did.
+    parts = range(0, len(exif or b""), _EXIF_PART_BYTES)
+    head += [(_APP1, _EXIF + exif[at : at + _EXIF_PART_BYTES]) for at in parts if exif]
     if xmp:
         head.append((_APP1, _XMP + xmp))
     for name, payload in extras:

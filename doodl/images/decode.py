@@ -29,7 +29,7 @@ from doodl.images.containers import (
     webp_is_lossless,
 )
 from doodl.images.heif import C2PA_UUID, decode_heif, open_heif
-from doodl.images.isobmff import av1_bits, nclx
+from doodl.images.isobmff import av1_bits, av1_subsampling, nclx
 from doodl.images.photo import Photo, upright
 from doodl.images.sniff import sniff
 from doodl.images.tiff import read_tags, tiff_dropped, tiff_facts
@@ -65,7 +65,7 @@ def decode_photo(data: bytes, *, max_pixels: int = 200_000_000) -> Photo:
         if kind == "TIFF":
             check_pages(data)
             layout = deep.tiff_layout(data)
-            if layout.bits > 8:
+            if layout.bits > 8 or layout.spare:  # Pillow would cut the one, leave out the other
                 check_size(layout.width_px, layout.height_px, max_pixels)
                 return _deep_tiff(data, layout)
         return _by_pillow(kind, data, max_pixels)
@@ -118,17 +118,20 @@ def _by_pillow(kind: str, data: bytes, max_pixels: int) -> Photo:
 
 
 def _deep_tiff(data: bytes, layout: deep.TiffLayout) -> Photo:
-    """Return a TIFF of more than 8 bits; Pillow has no part in it."""
+    """Return a TIFF of 16 bits or of spare channels; Pillow has no part in it."""
     tags = read_tags(data)
     orientation, xmp, icc_profile = tiff_facts(tags)
     samples = deep.read_tiff(data, layout)
-    colours, alpha = _split(samples)
+    shown = layout.channels - layout.spare
+    colours, alpha = _split(samples[:, :, :shown])
+    spare = np.ascontiguousarray(samples[:, :, shown:]) if layout.spare else None
     return Photo(
         pixels=upright(colours, orientation),
         format="TIFF",
-        mode=deep.MODES[samples.shape[2]],
+        mode=deep.MODES[shown],
         bits=layout.bits,
         alpha=None if alpha is None else upright(alpha, orientation),
+        spare=None if spare is None else upright(spare, orientation),
         orientation=orientation if orientation in range(1, 9) else 1,
         icc_profile=icc_profile,
         xmp=xmp,
@@ -176,7 +179,10 @@ def _implied_profile(kind: str, data: bytes, exif: bytes | None) -> bytes | None
 def _dropped(kind: str, data: bytes) -> tuple[str, ...]:
     if kind == "TIFF":
         _, smaller = deep.count_tiff_pages(data)
-        return tiff_dropped(data) + (("smaller copies or masks",) if smaller else ())
+        layout = deep.tiff_layout(data)
+        spots = layout.photometric == deep.INKS and layout.channels > 4
+        found = (("smaller copies or masks", smaller), ("inks beyond four", spots))
+        return tiff_dropped(data) + tuple(words for words, held in found if held)
     if kind == "JPEG":
         return jpeg_dropped(data)
     if kind == "PNG":
@@ -219,10 +225,17 @@ def _coding(kind: str, image: ImageFile.ImageFile, data: bytes) -> dict[str, Any
         return coding
     if kind == "TIFF":
         compression = image.info.get("compression", "raw")
-        return {"compression": compression} | ({"quality": 95} if compression == "jpeg" else {})
-    if kind == "WEBP":
-        return {"lossless": True, "exact": True} if webp_is_lossless(data) else {"quality": 90}
-    return {"quality": 90} if kind == "AVIF" else {}
+        coding = {"compression": compression} | ({"quality": 95} if compression == "jpeg" else {})
+        if deep.tiff_layout(data).predictor == deep.HORIZONTAL:
+            coding["tiffinfo"] = {deep.PREDICTOR: deep.HORIZONTAL}
+        return coding
+    if kind == "WEBP" and webp_is_lossless(data):
+        return {"lossless": True, "exact": True}
+    if kind == "AVIF":
+        return {"subsampling": av1_subsampling(data), "source_bytes": len(data)}
+    if kind == "GIF":
+        return {"comment": image.info["comment"]} if image.info.get("comment") else {}
+    return {"source_bytes": len(data)} if kind == "WEBP" else {}
 
 
 def _planes(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

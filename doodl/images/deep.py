@@ -1,4 +1,4 @@
-"""PNG and TIFF of 16 bits a channel, which Pillow would cut to 8: read and written whole.
+"""PNG and TIFF of 16 bits a channel, or of channels that Pillow leaves out: read and written whole.
 
 imagecodecs wraps libpng; tifffile knows a TIFF's layouts. Neither is asked for anything before
 the header has been found to be what is supported, at a size that is.
@@ -17,15 +17,20 @@ from doodl.errors import UnsupportedPhotoError
 from doodl.images.exif import Block
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-"""Pillow's name of a picture by its number of channels."""
+"""Pillow's name of a picture by its number of channels, colours and alpha."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 0x100, 0x101, 0x102, 0x103, 0x106
-_CHANNELS, _PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBFILE = 0x115, 0x13D, 0x152, 0x153, 0xFE
+_CHANNELS, PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBFILE = 0x115, 0x13D, 0x152, 0x153, 0xFE
+_SUBIFDS, _DNG_VERSION = 0x14A, 0xC612
 # TIFF 6.0 and later: what a photograph of 16 bits is stored with, in tifffile's names.
 _COMPRESSIONS = {
     1: None, 5: "lzw", 8: "adobe_deflate", 32946: "adobe_deflate", 32773: "packbits", 50000: "zstd",
 }  # fmt: skip
-_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
+INKS = 5  # photometric interpretation "separated"
+HORIZONTAL = 2  # the predictor of integers
+_COLOURS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3}
+_MAX_SPARE = 8
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _MAX_PAGES = 1000
 
@@ -62,6 +67,21 @@ class TiffLayout(NamedTuple):
     extra_samples: tuple[int, ...]
 
     @property
+    def colours(self) -> int:
+        """Channels of colour: 1 or 3, 0 if they are neither grey nor RGB."""
+        return _COLOURS.get(self.photometric, 0)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the first channel after the colours is their opacity."""
+        return self.extra_samples[:1] in ((_ASSOCIATED_ALPHA,), (_UNASSOCIATED_ALPHA,))
+
+    @property
+    def spare(self) -> int:
+        """Channels that are neither colour nor alpha: selections, as editors save them."""
+        return self.channels - self.colours - self.has_alpha if self.colours else 0
+
+    @property
     def coding(self) -> Mapping[str, Any]:
         """How it was compressed, as keyword arguments of `write_tiff`."""
         compression = _COMPRESSIONS[self.compression]
@@ -90,7 +110,7 @@ def tiff_layout(data: bytes) -> TiffLayout:
         channels=numbers(_CHANNELS, (1,))[0],
         photometric=numbers(_PHOTOMETRIC, (_MIN_IS_BLACK,))[0],
         compression=numbers(_COMPRESSION, (1,))[0],
-        predictor=numbers(_PREDICTOR, (1,))[0],
+        predictor=numbers(PREDICTOR, (1,))[0],
         sample_format=max(numbers(_SAMPLE_FORMAT, (1,))),
         extra_samples=numbers(_EXTRA_SAMPLES, ()),
     )
@@ -113,13 +133,32 @@ def count_tiff_pages(data: bytes) -> tuple[int, int]:
             others += 1
         else:
             full += 1
+        others += sum(e.length for e in entries if e.tag == _SUBIFDS)
     return full, others
 
 
-def read_tiff(data: bytes, layout: TiffLayout) -> np.ndarray:
-    """Return the (H, W, C) uint16 samples of a TIFF's first page, alpha unassociated, 0 black.
+def is_raw(data: bytes) -> bool:
+    """Return whether a TIFF is a camera's raw file, whose first picture is but a preview.
 
-    Raises: UnsupportedPhotoError for a layout that is not a 16-bit grey or RGB photo; ValueError,
+    By DNG's version tag, by Canon's mark in the header, by the samples of a colour filter array,
+    or by a first picture that says it is a smaller copy (as NEF, ARW and DNG have it).
+    Raises: struct.error or LookupError if the directory is malformed.
+    """
+    block = Block(data)
+    tags = {entry.tag: entry for entry in block.read(block.unpack("I", 4)[0])[0]}
+    if _DNG_VERSION in tags or data[4:11] == b"\x10\0\0\0CR\2":
+        return True
+    if _PHOTOMETRIC in tags and block.number(tags[_PHOTOMETRIC]) in (_CFA, _LINEAR_RAW):
+        return True
+    return _SUBFILE in tags and block.number(tags[_SUBFILE]) & 1 == 1
+
+
+def read_tiff(data: bytes, layout: TiffLayout) -> np.ndarray:
+    """Return the (H, W, C) samples of a TIFF's first page, alpha unassociated, 0 black.
+
+    uint16, or uint8 of a file of 8 bits; colours, then alpha if it has one, then the spare ones.
+
+    Raises: UnsupportedPhotoError for a layout that is not a grey or RGB photo; ValueError,
         RuntimeError or others if the file is not whole.
     """
     import tifffile
@@ -133,31 +172,38 @@ def read_tiff(data: bytes, layout: TiffLayout) -> np.ndarray:
             raise ValueError(f"the page has {shape} samples, its header says otherwise")
         samples = page.asarray(maxworkers=1)
     samples = _with_channels(np.moveaxis(samples, 0, -1) if axes == "SYX" else samples)
-    if samples.dtype != np.uint16:
+    dtype = np.uint16 if layout.bits > 8 else np.uint8
+    if samples.dtype != dtype:
         raise ValueError(f"the samples are {samples.dtype}")
     if samples.dtype.byteorder == ">":
-        samples = samples.astype(np.uint16)
+        samples = samples.astype(dtype)
     if layout.photometric == _MIN_IS_WHITE:
-        samples = np.bitwise_not(samples)
-    if layout.extra_samples == (_ASSOCIATED_ALPHA,):
-        samples = _unassociated(samples)
+        samples = np.concatenate([~samples[:, :, :1], samples[:, :, 1:]], axis=2)
+    if layout.extra_samples[:1] == (_ASSOCIATED_ALPHA,):
+        samples = _unassociated(samples, layout.colours)
     return samples
 
 
 def write_tiff(
-    samples: np.ndarray, *, compression: str | None = None, predictor: bool = False
+    samples: np.ndarray, *, spare: int = 0, compression: str | None = None, predictor: bool = False
 ) -> bytes:
-    """Return a TIFF of (H, W, C) uint16 samples without descriptive tags."""
+    """Return a TIFF of (H, W, C) uint8 or uint16 samples without descriptive tags.
+
+    Args:
+        spare: how many of the channels, the last ones, are neither colour nor alpha.
+    """
     import tifffile
 
     channels = samples.shape[2]
+    shown = channels - spare
+    extra = ["unassalpha"] * (shown in (2, 4)) + ["unspecified"] * spare
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
         samples[:, :, 0] if channels == 1 else samples,
-        photometric="rgb" if channels >= 3 else "minisblack",
+        photometric="rgb" if shown >= 3 else "minisblack",
         planarconfig="contig" if channels > 1 else None,
-        extrasamples=("unassalpha",) if channels in (2, 4) else None,
+        extrasamples=extra or None,
         compression=compression,
         predictor=predictor or None,
         byteorder="<",
@@ -180,29 +226,26 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _check(layout: TiffLayout) -> None:
-    colours = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3}.get(layout.photometric)
-    alpha = layout.channels - colours if colours else None
-    if layout.bits != 16 or layout.sample_format != 1:
+    if layout.bits not in (8, 16) or layout.sample_format != 1:
         kind = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(layout.sample_format, "odd")
         what = f"{layout.bits}-bit {kind} samples"
-    elif alpha not in (0, 1):
-        what = f"16-bit samples, {layout.channels} to a pixel, of photometric interpretation "
-        what += f"{layout.photometric}"
-    elif alpha and layout.extra_samples not in ((_ASSOCIATED_ALPHA,), (_UNASSOCIATED_ALPHA,)):
-        what = "a fourth channel that is no alpha"
-    elif layout.compression not in _COMPRESSIONS or layout.predictor not in (1, 2):
-        what = f"16-bit samples of compression {layout.compression}"
+    elif not layout.colours or not 0 <= layout.spare <= _MAX_SPARE:
+        what = f"{layout.bits}-bit samples, {layout.channels} to a pixel, of photometric "
+        what += f"interpretation {layout.photometric}"
+    elif layout.compression not in _COMPRESSIONS or layout.predictor not in (1, HORIZONTAL):
+        what = f"{layout.bits}-bit samples of compression {layout.compression}"
     else:
         return
     raise UnsupportedPhotoError(f"a TIFF of {what}; convert it to 8- or 16-bit RGB or greyscale")
 
 
-def _unassociated(samples: np.ndarray) -> np.ndarray:
-    """Return samples whose colours were multiplied by alpha, divided by it."""
-    alpha = samples[:, :, -1:].astype(np.float32)
-    colours = samples[:, :, :-1] * (65535 / np.maximum(alpha, 1))
+def _unassociated(samples: np.ndarray, colours: int) -> np.ndarray:
+    """Return samples whose first channels were multiplied by alpha, the next, divided by it."""
+    peak = np.iinfo(samples.dtype).max
+    alpha = samples[:, :, colours : colours + 1].astype(np.float32)
+    divided = samples[:, :, :colours] * (peak / np.maximum(alpha, 1))
     return np.concatenate(
-        [colours.round().clip(0, 65535).astype(np.uint16), samples[:, :, -1:]], axis=2
+        [divided.round().clip(0, peak).astype(samples.dtype), samples[:, :, colours:]], axis=2
     )
 
 

@@ -19,6 +19,7 @@ from doodl.images.containers import (
     write_png_metadata,
 )
 from doodl.images.exif import edit_exif
+from doodl.images.fineness import as_fine
 from doodl.images.heif import encode_heif
 from doodl.images.palette import with_palette
 from doodl.images.photo import Photo, as_stored
@@ -87,13 +88,19 @@ def encode_photo(
     image = _in_kind(photo, stored)
     if photo.format in ("WEBP", "AVIF"):
         metadata["icc_profile"] = photo.icc_profile or photo.implied_profile
-        kept = {key: value for key, value in metadata.items() if value}
-        return _save(image, photo.format, **photo.coding, **kept)
-    return _save(image, photo.format, **({"dpi": photo.dpi} if photo.dpi else {}))
+        options = {key: value for key, value in metadata.items() if value} | dict(photo.coding)
+        if photo.format == "AVIF" and photo.alpha is not None:
+            options |= {"codec": "aom", "advanced": {"alpha:lossless": "1"}}
+        source_bytes = options.pop("source_bytes", None)
+        if source_bytes is None:
+            return _save(image, photo.format, **options)
+        return as_fine(lambda q: _save(image, photo.format, quality=q, **options), source_bytes)
+    dpi = {"dpi": photo.dpi} if photo.dpi else {}
+    return _save(image, photo.format, **dpi, **photo.coding)
 
 
 def _stored_planes(photo: Photo, pixels: np.ndarray) -> np.ndarray:
-    """Return (H, W, C) samples as the file stores them: grey, colours or inks, then alpha."""
+    """Return (H, W, C) samples as the file stores them: grey, colours or inks, alpha, spares."""
     # Where no tag can say how the picture is turned, it is stored upright.
     orientation = 1 if photo.format in _BARE else photo.orientation
     if photo.cmyk is not None:
@@ -101,15 +108,18 @@ def _stored_planes(photo: Photo, pixels: np.ndarray) -> np.ndarray:
     planes = [pixels[:, :, 1:2] if photo.mode in ("L", "LA") else pixels]
     if photo.alpha is not None:
         planes.append(photo.alpha[:, :, None])
+    if photo.spare is not None:
+        planes.append(photo.spare)
     joined = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
     return as_stored(joined, orientation)
 
 
 def _plain_file(photo: Photo, stored: np.ndarray) -> bytes:
     """Return a JPEG, PNG or TIFF of the samples, without metadata."""
+    if photo.format == "TIFF" and (photo.bits > 8 or photo.spare is not None):
+        spare = 0 if photo.spare is None else photo.spare.shape[2]
+        return deep.write_tiff(stored, spare=spare, **photo.coding)
     if photo.bits > 8:
-        if photo.format == "TIFF":
-            return deep.write_tiff(stored, **photo.coding)
         return deep.write_png(stored)
     image = _in_kind(photo, stored)
     if photo.format == "JPEG":

@@ -27,11 +27,11 @@ class Entry(NamedTuple):
 
 
 class Block:
-    """The bytes of an EXIF block or a TIFF, with its directories' entries read and written."""
+    """The bytes of an EXIF block or a TIFF, to read its directories; nothing is copied."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray) -> None:
         """Take the bytes from the TIFF header on; LookupError if they do not begin with one."""
-        self.bytes = bytearray(data)
+        self.bytes = data
         self.order = {b"II": "<", b"MM": ">"}[bytes(data[:2])]
 
     def unpack(self, layout: str, at: int) -> tuple[int, ...]:
@@ -72,17 +72,26 @@ class Block:
         rows = (self.pack("HHI", e.tag, e.kind, e.length) + e.field for e in sorted(entries))
         return self.pack("H", len(entries)) + b"".join(rows) + self.pack("I", following)
 
+
+class Draft(Block):
+    """A copy of a block that is being changed. buffer: its bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        """Copy the bytes; as `Block`."""
+        self.buffer = bytearray(data)
+        super().__init__(self.buffer)
+
     def append(self, data: bytes) -> int:
         """Append bytes at an even offset and return it."""
-        self.bytes += b"\0" * (len(self.bytes) % 2)
-        self.bytes += data
-        return len(self.bytes) - len(data)
+        self.buffer += b"\0" * (len(self.buffer) % 2)
+        self.buffer += data
+        return len(self.buffer) - len(data)
 
     def blank(self, at: int, size: int) -> None:
         """Overwrite bytes that nothing refers to any more."""
-        end = min(at + size, len(self.bytes))
+        end = min(at + size, len(self.buffer))
         if 8 <= at < end:
-            self.bytes[at:end] = bytes(end - at)
+            self.buffer[at:end] = bytes(end - at)
 
     def blank_value(self, entry: Entry) -> None:
         """Overwrite an entry's value if it lies outside its directory."""
@@ -121,7 +130,7 @@ def edit_exif(
     value = software.encode("ascii", "replace") + b"\0"
     if not data:
         return _new_block(value, orientation)
-    block = Block(data)
+    block = Draft(data)
     (at,) = block.unpack("I", 4)
     entries, following = block.read(at)
     by_tag = {entry.tag: entry for entry in entries}
@@ -133,7 +142,7 @@ def edit_exif(
             block.blank_value(by_tag.pop(tag))
     if following:
         following = _replace_thumbnail(block, following, thumbnail)
-    room = _MAX_BLOCK_BYTES - len(block.bytes) - len(value)
+    room = _MAX_BLOCK_BYTES - len(block.buffer) - len(value)
     if room > 12 * (len(by_tag) + 1) + 8:  # else a JPEG could not hold the block at all
         by_tag[SOFTWARE] = Entry(SOFTWARE, 2, len(value), block.pack("I", block.append(value)))
 
@@ -141,23 +150,23 @@ def edit_exif(
     block.blank(at, 2 + 12 * len(entries) + 4)
     if len(by_tag) > len(entries):
         at = block.append(directory)
-        block.bytes[4:8] = block.pack("I", at)
+        block.buffer[4:8] = block.pack("I", at)
     else:
-        block.bytes[at : at + len(directory)] = directory
-    return bytes(block.bytes)
+        block.buffer[at : at + len(directory)] = directory
+    return bytes(block.buffer)
 
 
 def _new_block(software: bytes, orientation: int) -> bytes:
-    block = Block(struct.pack("<2sHI", b"II", 42, 8))
+    block = Draft(struct.pack("<2sHI", b"II", 42, 8))
     turned = (
         [Entry(ORIENTATION, 3, 1, block.pack("HH", orientation, 0))] if orientation != 1 else []
     )
     at = 8 + 2 + 12 * (len(turned) + 1) + 4
     entries = [*turned, Entry(SOFTWARE, 2, len(software), block.pack("I", at))]
-    return bytes(block.bytes) + block.directory(entries, 0) + software
+    return bytes(block.buffer) + block.directory(entries, 0) + software
 
 
-def _replace_thumbnail(block: Block, at: int, make: Callable[[int | None], bytes] | None) -> int:
+def _replace_thumbnail(block: Draft, at: int, make: Callable[[int | None], bytes] | None) -> int:
     """Put a new thumbnail where the old one was, or at the end; return its directory's offset.
 
     A thumbnail that cannot be replaced is dropped: it would show the photo before the edit.
@@ -169,22 +178,22 @@ def _replace_thumbnail(block: Block, at: int, make: Callable[[int | None], bytes
         return 0
     start = block.number(by_tag[_THUMBNAIL_OFFSET])
     size = block.number(by_tag[_THUMBNAIL_BYTES])
-    if start + size >= len(block.bytes) - 1 and start > at:
-        del block.bytes[start:]
+    if start + size >= len(block.buffer) - 1 and start > at:
+        del block.buffer[start:]
     else:
         block.blank(start, size)
     own = by_tag.get(ORIENTATION)
     new = make(block.number(own) if own else None) if make else b""
-    if not new or len(block.bytes) + len(new) > _MAX_BLOCK_BYTES - 1024:
+    if not new or len(block.buffer) + len(new) > _MAX_BLOCK_BYTES - 1024:
         block.blank_directory(at)
         return 0
-    where = start if len(new) <= size and start + len(new) <= len(block.bytes) else None
+    where = start if len(new) <= size and start + len(new) <= len(block.buffer) else None
     if where is None:
         where = block.append(new)
     else:
-        block.bytes[where : where + len(new)] = new
+        block.buffer[where : where + len(new)] = new
     by_tag[_THUMBNAIL_OFFSET] = Entry(_THUMBNAIL_OFFSET, 4, 1, block.pack("I", where))
     by_tag[_THUMBNAIL_BYTES] = Entry(_THUMBNAIL_BYTES, 4, 1, block.pack("I", len(new)))
     directory = block.directory(list(by_tag.values()), 0)
-    block.bytes[at : at + len(directory)] = directory
+    block.buffer[at : at + len(directory)] = directory
     return at

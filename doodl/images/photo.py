@@ -45,6 +45,7 @@ class Photo:
     mode: how the file stores it, in Pillow's names: "L", "LA", "P", "RGB", "RGBA", "CMYK".
     bits: significant bits per channel: 8, 10, 12 or 16.
     alpha: (H, W), dtype of the pixels, upright, or None.
+    spare: (H, W, n), likewise: further channels of a TIFF (saved selections), or None.
     cmyk: (H, W, 4) uint8, upright: the inks of a CMYK source, or None.
     exif: the EXIF block, from its TIFF header on.
     orientation: how the file stores the picture, as EXIF's tag says, 1 to 8; it is delivered so.
@@ -61,6 +62,7 @@ class Photo:
     mode: str
     bits: int = 8
     alpha: np.ndarray | None = None
+    spare: np.ndarray | None = None
     cmyk: np.ndarray | None = None
     exif: bytes | None = None
     orientation: int = 1

@@ -13,6 +13,7 @@ from doodl.images.photoshop import edit_resources
 _INTEROP_IFD = 0xA005
 _DIRECTORIES = {EXIF_IFD, GPS_IFD, _INTEROP_IFD}
 _XMP, _ICC, _PHOTOSHOP, _PHOTOSHOP_LAYERS, _C2PA = 0x02BC, 0x8773, 0x8649, 0x935C, 0xCD41
+_IPTC = 0x83BB  # often typed as LONG, but a string of bytes in either byte order
 # How the pixels lie in the file: the encoder's business. Layers and smaller copies of the picture
 # would show it before the edit, and a C2PA manifest signs it.
 _LAYOUT = {
@@ -21,6 +22,8 @@ _LAYOUT = {
     0x0152, 0x0153, 0x0154, 0x0155, 0x0156, 0x015B, *range(0x0200, 0x0210),
     *range(0x0211, 0x0215), _PHOTOSHOP_LAYERS, _C2PA,
 }  # fmt: skip
+# GeoTIFF's and GDAL's: scale, tie points, transformation, keys, and what GDAL writes of them.
+_PLACES = {33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112}
 _UNIT_BYTES = {3: 2, 8: 2, 4: 4, 5: 4, 9: 4, 10: 4, 11: 4, 13: 4, 12: 8}
 
 
@@ -50,7 +53,9 @@ def _read(block: Block, at: int, depth: int) -> tuple[Tag, ...]:
         if entry.tag in _DIRECTORIES and depth < 2:
             value: bytes | tuple[Tag, ...] = _read(block, block.number(entry), depth + 1)
         else:
-            value = _swapped(block.value(entry), entry.kind, block.order)
+            value = block.value(entry)
+            if entry.tag != _IPTC:
+                value = _swapped(value, entry.kind, block.order)
         tags.append(Tag(entry.tag, entry.kind, entry.length, value))
     return tuple(tags)
 
@@ -100,26 +105,40 @@ def edit_tags(
         resources = edit_resources(value, strip_gps=strip_gps)
         by_tag[_PHOTOSHOP] = by_tag[_PHOTOSHOP]._replace(length=len(resources), value=resources)
     if strip_gps:
-        by_tag.pop(GPS_IFD, None)
+        for tag in {GPS_IFD, *_PLACES}:
+            by_tag.pop(tag, None)
     return tuple(by_tag.values())
+
+
+class _Appended(Block):
+    """A TIFF and what is to follow its last byte: it may be too large to be copied lightly."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.more = bytearray()
+
+    def append(self, data: bytes) -> int:
+        """Append bytes at an even offset of the file and return it."""
+        self.more += b"\0" * ((len(self.bytes) + len(self.more)) % 2)
+        self.more += data
+        return len(self.bytes) + len(self.more) - len(data)
 
 
 def write_tags(encoded: bytes, tags: tuple[Tag, ...]) -> bytes:
     """Return a freshly encoded TIFF with the tags added."""
-    block = Block(encoded)
+    block = _Appended(encoded)
     own, following = block.read(block.unpack("I", 4)[0])
     merged = {entry.tag: entry for entry in own}
     merged.update((tag.tag, _entry(block, tag)) for tag in tags)
     at = block.append(block.directory(list(merged.values()), following))
-    block.bytes[4:8] = block.pack("I", at)
-    return bytes(block.bytes)
+    return b"".join((encoded[:4], block.pack("I", at), memoryview(encoded)[8:], block.more))
 
 
-def _entry(block: Block, tag: Tag) -> Entry:
+def _entry(block: _Appended, tag: Tag) -> Entry:
     if isinstance(tag.value, tuple):
         entries = [_entry(block, child) for child in tag.value]
         at = block.append(block.directory(entries, 0))
         return Entry(tag.tag, 4, 1, block.pack("I", at))
-    value = _swapped(tag.value, tag.kind, block.order)
+    value = tag.value if tag.tag == _IPTC else _swapped(tag.value, tag.kind, block.order)
     field = value.ljust(4, b"\0") if len(value) <= 4 else block.pack("I", block.append(value))
     return Entry(tag.tag, tag.kind, tag.length, field)

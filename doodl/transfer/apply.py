@@ -33,7 +33,6 @@ def apply_transfer(transfer: LocalAffine, image: Tensor, *, strength: float = 1.
 
 
 @torch.no_grad()
-@torch.no_grad()
 def apply_transfer_to_pixels(
     transfer: LocalAffine,
     pixels: np.ndarray,

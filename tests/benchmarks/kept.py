@@ -1,6 +1,7 @@
 """What a delivered file keeps of its source: a table, file by file, metadata tag by tag.
 
     python -m tests.benchmarks.kept --photos FOLDER
+    python -m tests.benchmarks.kept --tags PHOTO          # every entry of one file
 
 Every file is delivered at strength 0, with a change that would show at any other: its pixels have
 to be the source's, exactly where the format is lossless, within its own requantisation elsewhere.
@@ -70,6 +71,12 @@ def synthetic() -> Iterator[tuple[str, bytes]]:
         rgb, "JPEG", quality=90, subsampling=0, progressive=True, **tags
     )  # fmt: skip
     yield "JPEG, wide gamut", save(rgb, "JPEG", quality=95, icc_profile=wide, **tags)
+    yield "JPEG, Adobe RGB without a profile", save(
+        rgb, "JPEG", quality=95, exif=b"Exif\0\0" + adobe_rgb_exif(), xmp=XMP
+    )  # fmt: skip
+    yield "JPEG of several pictures (MPO)", save(
+        rgb, "MPO", save_all=True, append_images=[rgb], exif=exif, xmp=XMP
+    )  # fmt: skip
     yield "JPEG, grey", save(grey, "JPEG", quality=90, **tags)
     yield "JPEG, CMYK", save(inks, "JPEG", quality=90, icc_profile=cmyk_profile(), **tags)
     yield "PNG, 8 bits", png(picture(width, height), *chunks(srgb))
@@ -78,22 +85,57 @@ def synthetic() -> Iterator[tuple[str, bytes]]:
     yield "PNG, 16 bits, grey and alpha", png(deep_picture(2, width, height), text)
     yield "PNG, alpha", save(clear, "PNG", exif=exif)
     yield "PNG, palette", save(rgb.quantize(64), "PNG", exif=exif)
+    yield "PNG, palette with opacities", save(clear.quantize(64), "PNG", exif=exif)
+    yield "PNG, Display P3 by code points", png(
+        deep_picture(3, width, height), (b"cICP", bytes([12, 13, 0, 1])), (b"eXIf", block)
+    )  # fmt: skip
     yield "TIFF, 8 bits", tagged(save(rgb, "TIFF", compression="tiff_lzw"), srgb)
     yield (
         "TIFF, 16 bits, LZW",
         tagged(tiff(deep_picture(3, width, height), compression="lzw", predictor=True), wide),
     )
+    yield (
+        "TIFF, 16 bits, alpha and a selection",
+        tagged(
+            tiff(
+                np.dstack([deep_picture(4, width, height), deep_picture(1, width, height)]),
+                extrasamples=("unassalpha", "unspecified"),
+            ),
+            srgb,
+        ),
+    )
     yield "TIFF, CMYK", tagged(save(inks, "TIFF"), cmyk_profile())
     yield "WebP, lossless", save(rgb, "WEBP", lossless=True, icc_profile=srgb, **tags)
     yield "WebP", save(rgb, "WEBP", quality=85, icc_profile=srgb, **tags)
+    yield "WebP, alpha", save(clear, "WEBP", quality=85, **tags)
+    turned = b"Exif\0\0" + exif_block(6)
+    yield "HEIC, rotated", heic(picture(width, height), exif=turned, chroma=420, quality=85)
     yield "HEIC", heic(picture(width, height), exif=exif, xmp=XMP, icc_profile=srgb)
     yield (
         "HEIC, 10 bits",
         heic(deep_picture(3, width, height), bit_depth=10, exif=exif, xmp=XMP, icc_profile=wide),
     )
     yield "AVIF", save(rgb, "AVIF", quality=90, icc_profile=srgb, **tags)
+    yield "AVIF, 4:4:4 and alpha", save(clear, "AVIF", quality=95, subsampling="4:4:4", **tags)
     yield "GIF", save(rgb.quantize(64), "GIF")
     yield "BMP", save(rgb, "BMP")
+
+
+def adobe_rgb_exif() -> bytes:
+    """Return EXIF that names Adobe RGB as cameras do: uncalibrated, interoperability index R03."""
+
+    def entries(*rows: tuple[int, int, int, int]) -> bytes:
+        packed = b"".join(struct.pack("<HHII", *row) for row in rows)
+        return struct.pack("<H", len(rows)) + packed + bytes(4)
+
+    index = int.from_bytes(b"R03\0", "little")
+    camera = entries((0xA001, 3, 1, 0xFFFF), (0xA005, 4, 1, 56))
+    return (
+        struct.pack("<2sHI", b"II", 42, 8)
+        + entries((0x8769, 4, 1, 26))
+        + camera
+        + entries((1, 2, 4, index))
+    )
 
 
 def said(data: bytes) -> dict[str, Any]:
@@ -146,16 +188,32 @@ def _xmp(photo: Photo) -> Iterator[tuple[str, str]]:
             yield f"XMP {child.tag}", ElementTree.tostring(child, "unicode").strip()
 
 
-def row(name: str, data: bytes) -> str:
+def delivered_unchanged(data: bytes) -> bytes:
+    """Return the file at strength 0 of a change that would show at any other."""
     photo = decode_photo(data)
     before = model_view(photo, 64)
-    encoded, _ = deliver(
-        photo,
-        before,
-        (before * 0.7 + 0.2).clamp(-1, 1),
-        Delivery(strength=0),
-        software="doodl-batch",
-    )
+    after = (before * 0.7 + 0.2).clamp(-1, 1)
+    return deliver(photo, before, after, Delivery(strength=0), software="doodl-batch")[0]
+
+
+def tag_by_tag(data: bytes) -> Iterator[str]:
+    """Yield a row for every entry of a file: what it is called and what became of it."""
+    source, result = said(data), said(delivered_unchanged(data))
+    for name in sorted(source | result):
+        if name not in result:
+            fate = "lost"
+        elif name not in source:
+            fate = f"added: {str(result[name])[:70]}"
+        elif result[name] == source[name]:
+            fate = "kept"
+        else:
+            fate = f"{str(source[name])[:40]} → {str(result[name])[:70]}"
+        yield f"| {name} | {fate} |"
+
+
+def row(name: str, data: bytes) -> str:
+    photo = decode_photo(data)
+    encoded = delivered_unchanged(data)
     delivered = decode_photo(encoded)
     source, result = said(data), said(encoded)
     kept = [n for n in source if result.get(n) == source[n]]
@@ -164,13 +222,15 @@ def row(name: str, data: bytes) -> str:
     added = [n for n in result if n not in source]
     odd = [n for n in changed + added if not any(key in n for key in (*INTENDED, "History"))]
     planes = [(photo.pixels, delivered.pixels), (photo.alpha, delivered.alpha)]
-    planes.append((photo.cmyk, delivered.cmyk))
+    planes += [(photo.cmyk, delivered.cmyk), (photo.spare, delivered.spare)]
     equal = all(
-        (a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in planes
+        a is b is None or (a is not None and b is not None and np.array_equal(a, b))
+        for a, b in planes
     )
     return (
         f"| {name} | {photo.format} {photo.mode} {photo.bits} → {delivered.format} "
         f"{delivered.mode} {delivered.bits} | {'equal' if equal else _loss(photo, delivered)} | "
+        f"{', '.join(photo.dropped) or '-'} | "
         f"{len(kept)} of {len(source)} | {', '.join(sorted(_named(changed + added)))} | "
         f"{', '.join(lost) or '-'} | {', '.join(odd) or '-'} |"
     )
@@ -191,9 +251,14 @@ def _named(names: list[str]) -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs besides the synthetic files")
+    parser.add_argument("--tags", type=Path, help="instead, every entry of this one file")
     args = parser.parse_args()
-    heads = ("file", "source → delivered", "pixels at strength 0", "entries kept",
-             "meant to change", "lost", "not meant")  # fmt: skip
+    if args.tags:
+        print("\n".join(["| entry | in the delivered file |", "|---|---|"]))
+        print("\n".join(tag_by_tag(args.tags.read_bytes())))
+        return
+    heads = ("file", "source → delivered", "pixels at strength 0", "not carried over",
+             "entries kept", "meant to change", "lost", "not meant")  # fmt: skip
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name, data in synthetic():
         print(row(name, data), flush=True)

@@ -1,7 +1,8 @@
 """The transfer against what else could carry a change to the full-resolution photo.
 
-    python tests/benchmarks/transfer.py --photos FOLDER          # distance, halo, zero change
-    python tests/benchmarks/transfer.py --speed                  # CPU seconds and peak memory
+    python -m tests.benchmarks.transfer --photos FOLDER       # distance, halo, zero change
+    python -m tests.benchmarks.transfer --photos FOLDER --pictures FOLDER      # to look at
+    python -m tests.benchmarks.transfer --speed               # CPU seconds and peak memory
 
 A photo is dulled at full resolution; the model's two images are the pocket autoencoder's view of
 the dulled photo and of the clean one, so the change to carry is known: back to the clean photo.
@@ -172,6 +173,49 @@ def distances(model: Model, paths: Sequence[Path], longer_px: int) -> None:
     print(f"| mean | {' | '.join(f'{means[w]:.1f}' for w in ways)} |")
 
 
+def darkened(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the photo with its bright parts a quarter darker, those parts, and strong edges."""
+    from skimage.filters import threshold_otsu
+
+    side = min(pixels.shape[:2])
+    lightness = ndimage.gaussian_filter(pixels @ LUMA, side / 200)
+    bright = lightness > threshold_otsu(lightness)
+    bright = ndimage.binary_opening(bright, iterations=max(1, side // 100))
+    wanted = np.where(bright[..., None], pixels * 0.75, pixels).astype(np.uint8)
+    slope = ndimage.gaussian_gradient_magnitude(lightness, side / 200)
+    border = bright ^ ndimage.binary_erosion(bright)
+    return wanted, bright, border & (slope > np.quantile(slope, 0.9))
+
+
+@torch.no_grad()
+def pictures(model: Model, paths: Sequence[Path], folder: Path) -> None:
+    """Write a strip a photo: part of it as it was, as wanted, and as each way delivers it.
+
+    Above, the bright parts are to be a quarter darker; below, an under-exposed photo is to be as
+    its original. The part shown lies around the longest of the strong edges.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    for path in paths:
+        clean = _load(path, 1600)
+        wanted, _, strong = darkened(clean)
+        side = min(clean.shape[:2]) // 3
+        share = ndimage.uniform_filter(strong.astype(np.float32), side)
+        inside = tuple(slice(side // 2, n - side // 2) for n in share.shape)
+        middle = np.unravel_index(share[inside].argmax(), share[inside].shape)
+        part = tuple(slice(int(m), int(m) + side) for m in middle)
+        light = (_tensor(clean) + 1) / 2
+        dulled = degrade("under_exposed", light, torch.tensor([SEVERITY]), generator)
+        rows = []
+        for source, goal in ((clean, wanted), (_pixels(dulled * 2 - 1), clean)):
+            before, after = model(source), model(goal)
+            shown = [source, goal]
+            shown += [_pixels(carry(before, after, _tensor(source))) for carry in CARRIES.values()]
+            cut = [Image.fromarray(p[part]).resize((320, 320)) for p in shown]
+            rows.append(np.concatenate([np.asarray(c) for c in cut], axis=1))
+        Image.fromarray(np.concatenate(rows)).save(folder / f"{path.stem}.png")
+
+
 @torch.no_grad()
 def halos(model: Model, paths: Sequence[Path]) -> None:
     """Print how much the error beside strong edges differs from that farther off, same side.
@@ -181,19 +225,11 @@ def halos(model: Model, paths: Sequence[Path]) -> None:
     in bins of 0.25 % of the shorter side. The halo is the largest departure of such a mean, from
     0.25 to 4 % away, from the mean at 5 to 8 %: in levels, mean of both sides.
     """
-    from skimage.filters import threshold_otsu
-
     found: dict[str, list[float]] = {way: [] for way in CARRIES}
     for path in paths:
         pixels = _load(path, 1600)
         side = min(pixels.shape[:2])
-        lightness = ndimage.gaussian_filter(pixels @ LUMA, side / 200)
-        bright = lightness > threshold_otsu(lightness)
-        bright = ndimage.binary_opening(bright, iterations=max(1, side // 100))
-        wanted = np.where(bright[..., None], pixels * 0.75, pixels).astype(np.uint8)
-        slope = ndimage.gaussian_gradient_magnitude(lightness, side / 200)
-        border = bright ^ ndimage.binary_erosion(bright)
-        strong = border & (slope > np.quantile(slope, 0.9))
+        wanted, bright, strong = darkened(pixels)
         if strong.sum() < side:
             continue
         distance = ndimage.distance_transform_edt(~strong) / side
@@ -274,6 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs, best at full resolution")
     parser.add_argument("--longer-px", type=int, default=0, help="reduce them first; 0: do not")
+    parser.add_argument("--pictures", type=Path, help="write what each way delivers here instead")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
@@ -282,7 +319,9 @@ def main() -> None:
     if args.one:
         print(json.dumps(speed(int(args.one[0]), args.one[1])))
         return
-    if args.photos:
+    if args.photos and args.pictures:
+        pictures(Model(), sorted(args.photos.glob("*.jpg")), args.pictures)
+    elif args.photos:
         model, paths = Model(), sorted(args.photos.glob("*.jpg"))
         halos(model, paths)
         zero_change(model, paths, args.longer_px)

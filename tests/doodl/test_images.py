@@ -20,6 +20,8 @@ from doodl.errors import (
     UnsupportedPhotoError,
 )
 from doodl.images import Photo, decode_photo, encode_photo, into_photo_space, model_view
+from doodl.images.fineness import as_fine
+from doodl.images.tiff import Tag, read_tags, write_tags
 from doodl.images.xmp import edit_xmp
 from tests.doodl.photo_files import (
     MAKER_NOTE,
@@ -137,6 +139,52 @@ def test_a_lossy_file_unchanged_is_within_its_own_requantisation(name: str) -> N
         assert JpegImagePlugin.get_sampling(result) == JpegImagePlugin.get_sampling(source)
         assert result.info.get("progressive") == source.info.get("progressive")
         assert result.info.get("adobe_transform") == source.info.get("adobe_transform")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "zstd"])
+def test_a_tiff_of_8_bits_keeps_its_predictor(compression: str) -> None:
+    def predictor(data: bytes) -> int | None:
+        return Image.open(io.BytesIO(data)).tag_v2.get(317)  # type: ignore[attr-defined]
+
+    for wanted in (None, 2):
+        info = {317: wanted} if wanted else {}
+        data = save(RGB, "TIFF", compression=compression, tiffinfo=info)
+        photo = decode_photo(data)
+        delivered = encode_photo(photo, photo.pixels)
+        assert predictor(delivered) == predictor(data) == wanted
+        assert len(delivered) < len(data) + 2000
+        assert np.array_equal(decode_photo(delivered).pixels, photo.pixels)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:0:0"])
+def test_an_avif_keeps_its_subsampling_and_its_alpha(subsampling: str) -> None:
+    image = RGBA.convert("LA") if subsampling == "4:0:0" else RGBA
+    data = save(image, "AVIF", quality=85, subsampling=subsampling)
+    photo = decode_photo(data)
+    delivered = encode_photo(photo, photo.pixels)
+    record = [d[d.index(b"av1C") + 6] & 0x1C for d in (data, delivered)]
+    assert record[0] == record[1]
+    assert photo.alpha is not None
+    assert np.array_equal(decode_photo(delivered).alpha, photo.alpha)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_a_finely_coded_photo_is_not_coded_more_coarsely(kind: str) -> None:
+    photo = decode_photo(save(Image.fromarray(picture(192, 128)), kind, quality=100))
+    delivered = decode_photo(encode_photo(photo, photo.pixels))
+    coarser = decode_photo(save(Image.fromarray(photo.pixels), kind, quality=90))
+    kept, lost = (_psnr_db(photo.pixels, p.pixels) for p in (delivered, coarser))
+    assert kept > lost + 3
+
+
+def test_the_lowest_quality_that_spends_the_sources_bytes_is_taken() -> None:
+    def encode(quality: int) -> bytes:
+        return bytes(10 * quality)
+
+    assert [len(as_fine(encode, size)) for size in (0, 900, 901, 950, 990, 5000)] == [
+        900, 900, 950, 950, 1000, 1000,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*LOSSLESS, *LOSSY])
@@ -402,6 +450,55 @@ def test_iptc_and_comments_stay_and_the_old_thumbnail_goes() -> None:
     reopened = Image.open(io.BytesIO(result))
     assert reopened.info["comment"] == b"hello"
     assert reopened.info["dpi"] == (240, 240)
+
+
+def _segment(marker: int, payload: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+
+
+def test_the_thumbnails_of_jfif_go() -> None:
+    plain = save(RGB, "JPEG")
+    small = save(RGB.resize((24, 16)), "JPEG")
+    jfif = b"JFIF\0\1\2\1\0\x48\0\x48\2\2" + b"old" * 4
+    data = plain[:2] + _segment(0xE0, jfif) + _segment(0xE0, b"JFXX\0\x10" + small) + plain[20:]
+    photo = decode_photo(data)
+    delivered = encode_photo(photo, photo.pixels)
+    assert delivered[2:20] == _segment(0xE0, jfif[:12] + b"\0\0")
+    assert b"JFXX" not in delivered
+    assert Image.open(io.BytesIO(delivered)).info["dpi"] == (72, 72)
+
+
+def test_exif_of_more_than_one_segment_stays() -> None:
+    block = exif_block(1, thumbnail=False)
+    block += bytes(i % 251 for i in range(90_000 - len(block)))
+    plain = save(RGB, "JPEG")
+    parts = [block[:65_000], block[65_000:]]
+    data = plain[:2] + b"".join(_segment(0xE1, b"Exif\0\0" + p) for p in parts) + plain[2:]
+    photo = decode_photo(data)
+    delivered = encode_photo(photo, photo.pixels)
+    assert all_tags(delivered) == all_tags(data)
+    assert (decode_photo(delivered).exif or b"").endswith(block[-50_000:])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_follows_a_jpegs_picture_is_named_and_padding_is_not(progressive: bool) -> None:
+    plain = save(RGB, "JPEG", progressive=progressive)
+    assert decode_photo(plain + bytes(512)).dropped == ()
+    photo = decode_photo(plain + b"SEFH a maker's trailer")
+    assert photo.dropped == ("what follows the picture in the file",)
+    delivered = encode_photo(photo, photo.pixels)
+    assert b"SEFH" not in delivered
+    assert b"what follows the picture" in (decode_photo(delivered).xmp or b"")
+
+
+def test_a_geotiffs_place_is_stripped_and_else_kept() -> None:
+    tie = struct.pack("<6d", 0, 0, 0, 2.29, 48.85, 0)
+    places = (Tag(33922, 12, 6, tie), Tag(34737, 2, 7, b"WGS 84|"))
+    photo = decode_photo(write_tags(save(RGB, "TIFF"), places))
+    kept, stripped = (encode_photo(photo, photo.pixels, strip_gps=s) for s in (False, True))
+    assert {t.tag for t in read_tags(kept)} >= {33922, 34737}
+    assert not {t.tag for t in read_tags(stripped)} & {33922, 34737}
+    assert tie not in stripped
 
 
 def test_a_malformed_exif_block_does_not_stop_the_photo() -> None:

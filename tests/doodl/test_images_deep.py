@@ -14,7 +14,7 @@ from PIL import ImageCms
 
 from doodl.errors import PhotoError, PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
 from doodl.images import Photo, decode_photo, encode_photo, into_photo_space, model_view
-from doodl.images.tiff import read_tags, write_tags
+from doodl.images.tiff import Tag, read_tags, write_tags
 from tests.doodl.photo_files import XMP, all_tags, exif_block, picture, wide_gamut_profile
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -211,6 +211,67 @@ def _with_pages(*subfile_types: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiffs_iptc_record_stays_byte_for_byte_in_either_byte_order(
+    order: str, bits: int
+) -> None:
+    record = b"\x1c\x02\x50\0\x09A. Author\0\0"
+    samples = deep_picture() if bits == 16 else (deep_picture() >> 8).astype(np.uint8)
+    as_longs = Tag(0x83BB, 4, len(record) // 4, record)
+    photo = decode_photo(write_tags(tiff(samples, byteorder=order), (as_longs,)))
+    delivered = encode_photo(photo, photo.pixels)
+    assert delivered.count(record) == 1
+    kept = {tag.tag: tag for tag in read_tags(delivered)}
+    assert kept[0x83BB] == as_longs
+
+
+@pytest.mark.parametrize("extra", [("unspecified",), ("unassalpha", "unspecified"), ("assocalpha",
+    "unspecified", "unspecified")])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_saved_selections_of_a_tiff_stay_as_they_were(
+    extra: tuple[str, ...], dtype: type, compression: str | None
+) -> None:
+    peak = np.iinfo(dtype).max
+    planes = [(deep_picture(3) >> (8 if dtype is np.uint8 else 0)).astype(dtype)]
+    planes += [np.roll(planes[0][:, :, :1], i + 1, axis=1) for i in range(len(extra))]
+    if extra[0] == "assocalpha":
+        planes[1] = np.full_like(planes[1], peak)
+    source = np.concatenate(planes, axis=2)
+    data = tiff(source, extrasamples=extra, compression=compression, predictor=bool(compression))
+    photo = decode_photo(data)
+    assert (photo.pixels.dtype, photo.alpha is None) == (dtype, extra[0] == "unspecified")
+    assert np.array_equal(stored(encode_photo(photo, photo.pixels)), source)
+    edited = stored(encode_photo(photo, 255 - photo.pixels // 2))
+    assert np.array_equal(edited[:, :, 3:], source[:, :, 3:])
+    assert not np.array_equal(edited[:, :, :3], source[:, :, :3])
+
+
+def test_a_turned_tiff_turns_its_selections_too() -> None:
+    source = np.concatenate([deep_picture(3), deep_picture(1)[::-1]], axis=2)
+    turned = Tag(0x112, 3, 1, struct.pack("<H", 6))
+    photo = decode_photo(write_tags(tiff(source, extrasamples=("unspecified",)), (turned,)))
+    assert photo.spare is not None
+    assert photo.spare.shape == (96, 64, 1)
+    assert np.array_equal(stored(encode_photo(photo, photo.pixels)), source)
+
+
+def test_what_else_a_tiff_held_is_named() -> None:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(deep_picture(), photometric="rgb", subifds=1, metadata=None)
+        writer.write(deep_picture()[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)
+    assert decode_photo(buffer.getvalue()).dropped == ("smaller copies or masks",)
+    inks = tiff(
+        (deep_picture(3).repeat(2, 2)[:, :, :5] >> 8).astype(np.uint8), photometric="separated"
+    )
+    photo = decode_photo(inks)
+    assert (photo.mode, photo.dropped) == ("CMYK", ("inks beyond four",))
+    delivered = decode_photo(encode_photo(photo, photo.pixels))
+    assert b"inks beyond four" in (delivered.xmp or b"")
+
+
 def test_a_tiffs_smaller_copies_do_not_make_it_a_document() -> None:
     photo = decode_photo(_with_pages(0, 1))
     assert photo.dropped == ("smaller copies or masks",)
@@ -258,10 +319,26 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[PhotoError], str]] = {
         UnsupportedPhotoError,
         "interpretation 5",
     ),
-    "TIFF of four channels": (
-        lambda: tiff(deep_picture(4), extrasamples=("unspecified",)),
+    "TIFF of very many channels": (
+        lambda: tiff(deep_picture(3).repeat(5, 2), extrasamples=("unspecified",) * 12),
         UnsupportedPhotoError,
-        "no alpha",
+        "15 to a pixel",
+    ),
+    "DNG": (
+        lambda: write_tags(tiff(deep_picture()), (Tag(0xC612, 1, 4, bytes([1, 4, 0, 0])),)),
+        UnsupportedPhotoError,
+        "raw file",
+    ),
+    "NEF": (lambda: _with_pages(1, 0), UnsupportedPhotoError, "raw file"),
+    "CR2": (
+        lambda: b"II*\0\x10\0\0\0CR\2\0" + bytes(500),
+        UnsupportedPhotoError,
+        "raw file",
+    ),
+    "colour filter array": (
+        lambda: write_tags(tiff(deep_picture(1)), (Tag(262, 3, 1, struct.pack("<H", 32803)),)),
+        UnsupportedPhotoError,
+        "raw file",
     ),
 }
 
