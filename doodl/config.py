@@ -159,6 +159,7 @@ class EditConfig:
         neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
         judge_tolerance: points that the judge may fall where no aesthetic guide asks it to rise.
+        judge_slack: points that the judge may fall where an aesthetic guide rose by more.
         max_change: fidelity budget: the delivered file's largest RMS change, as a share of the
             full range (0.1 is a PSNR of 20 dB); None is no budget.
     """
@@ -176,6 +177,7 @@ class EditConfig:
     neutral_weight: float = 0.0
     stop_score: float | None = None
     judge_tolerance: float = 0.5
+    judge_slack: float = 0.0
     max_change: float | None = None
 
     def __post_init__(self) -> None:
@@ -256,6 +258,8 @@ PRESETS: dict[str, EditConfig] = {
         good_score=8.3,
         # About what undamaged photos score: there a photo stops, after the small change of 4 steps.
         stop_score=7.8,
+        # The standard deviation of the judge's score when 2 % of a photo's side are cut off.
+        judge_slack=0.13,
         neutral_weight=20.0,
     ),
     "pocket-text": replace(_POCKET_GENERATION, guides=("text=1",)),

@@ -324,7 +324,7 @@ class PhotoEditor:
         for share in SHARES:
             tried = (view + share * change).clamp(-1, 1)
             after = float(self.guide(tried)), float(self.judge(tried))
-            if score_objection(request.aim, before, after) is None:
+            if score_objection(request.aim, before, after, self.config.judge_slack) is None:
                 return share
         return 1.0
 
@@ -344,7 +344,11 @@ class PhotoEditor:
         need not be beautiful, but it must not be damage.
         """
         aesthetic = self.guidance.scorer is not None
-        if aesthetic and (objection := score_objection(request.aim, before, after)) is not None:
+        slack = self.config.judge_slack
+        if (
+            aesthetic
+            and (objection := score_objection(request.aim, before, after, slack)) is not None
+        ):
             return objection
         tolerance = self.config.judge_tolerance
         if not aesthetic and after[1] < before[1] - tolerance:

@@ -85,12 +85,20 @@ def verdict(
 
 
 def score_objection(
-    aim: Aim, before: tuple[float, float], after: tuple[float, float]
+    aim: Aim, before: tuple[float, float], after: tuple[float, float], slack: float = 0.0
 ) -> str | None:
-    """Return which of (guide, judge) did not come nearer the aim; None: both did."""
+    """Return which of (guide, judge) did not come nearer the aim; None: both did.
+
+    Args:
+        slack: points that the judge may move against the aim, if the guide moved farther with it:
+            a judge's scores have a noise, and a fall within it is no finding.
+    """
+    guide, judge = (aim.gain(b, a) for b, a in zip(before, after, strict=True))
+    tolerated = slack > 0 and -slack <= judge and guide + judge > 0
+    fine = (guide > 0, judge > 0 or tolerated)
     wrong = [
         f"the {name} went from {b:.3f} to {a:.3f}"
-        for name, b, a in zip(("guide", "judge"), before, after, strict=True)
-        if not aim.improved(b, a)
+        for name, b, a, ok in zip(("guide", "judge"), before, after, fine, strict=True)
+        if not ok
     ]
     return f"not improved: {' and '.join(wrong)}" if wrong else None

@@ -34,11 +34,15 @@ class Aim:
     def __post_init__(self) -> None:
         check_direction(self.direction, self.target)
 
+    def gain(self, before: float, after: float) -> float:
+        """Return by how many points a score of `after` is nearer the aim than `before`."""
+        if self.direction == "target" and self.target is not None:
+            return abs(before - self.target) - abs(after - self.target)
+        return after - before if self.direction == "up" else before - after
+
     def improved(self, before: float, after: float) -> bool:
         """Return whether a score of `after` is nearer the aim than `before`."""
-        if self.direction == "target" and self.target is not None:
-            return abs(after - self.target) < abs(before - self.target)
-        return after > before if self.direction == "up" else after < before
+        return self.gain(before, after) > 0
 
 
 _MIN_POINTS = 0.6

@@ -82,6 +82,7 @@ MEANINGS: dict[str, str] = {
     "good_score": "photos: fidelity_weight is divided by the points a photo is below it; none: not",
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",
     "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
+    "judge_slack": "photos: points the judge may fall where an aesthetic guide rose by more",
     "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",
     "max_change": "photos: budget of RMS change, share of the full range; none is no budget",
 }

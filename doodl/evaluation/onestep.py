@@ -18,6 +18,7 @@ from torch import Tensor
 from doodl.denoiser import NoisePredictor
 from doodl.edit import EditRequest, PhotoEditor
 from doodl.errors import DoodlError, InversionError, OptimisationError
+from doodl.guard import score_objection
 from doodl.images import decode_photo, encode_photo, into_photo_space
 from doodl.objective import EnhanceProblem
 from doodl.optimise import shape_gradient
@@ -195,8 +196,9 @@ def _deliver(
     strength = request.strength * editor.pleasing_share(request, base, image)
     pixels = apply_transfer_to_pixels(transfer, photo.pixels, strength=strength)
     encoded = encode_photo(photo, pixels, software=editor.software)
-    scores = zip(editor.scores(photo), editor.scores(decode_photo(encoded)), strict=True)
-    return encoded, all(request.aim.improved(before, after) for before, after in scores)
+    before, after = editor.scores(photo), editor.scores(decode_photo(encoded))
+    slack = editor.config.judge_slack
+    return encoded, score_objection(request.aim, before, after, slack) is None
 
 
 def _steps(schedule: Schedule, device: torch.device) -> list[tuple[Tensor, float, float, bool]]:

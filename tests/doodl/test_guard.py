@@ -189,3 +189,19 @@ def test_the_largest_share_that_pleases_the_judge_is_delivered(editor, source, b
         editor.config,
     )
     assert judged.pleasing_share(source, base, image) == share
+
+
+@pytest.mark.parametrize(
+    ("after", "fine"),
+    [
+        ((5.3, 6.0 - 0.1), True),  # within the noise, and the guide rose by more
+        ((5.05, 6.0 - 0.1), False),  # together they fell
+        ((5.3, 6.0 - 0.2), False),  # beyond the noise
+        ((4.9, 6.5), False),  # the guide itself must rise
+        ((5.3, 6.1), True),
+    ],
+)
+def test_a_fall_of_the_judge_within_its_noise_is_no_objection(after, fine):
+    assert (score_objection(Aim("up"), (5.0, 6.0), after, 0.13) is None) == fine
+    if after[1] < 6.0:
+        assert score_objection(Aim("up"), (5.0, 6.0), after) is not None
