@@ -186,7 +186,7 @@ def test_the_largest_share_that_pleases_the_judge_is_delivered(editor, source, b
         editor.backbone,
         Fixed(lambda mean: mean),
         Fixed(lambda mean: -((mean - light - best) ** 2)),  # likes light up to twice `best`
-        editor.config,
+        replace(editor.config, judge_slack=0.0),
     )
     assert judged.pleasing_share(source, base, image) == share
 
