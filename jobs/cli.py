@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import console, exits
+from jobs import console, exits, locations, repair
 from jobs.schedule.commands import app as schedule_app
 
 app = typer.Typer(
@@ -30,37 +30,30 @@ app.add_typer(manifest_app, name="manifest")
 evaluate_app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(schedule_app, name="schedule")
-
-
-def _path(text: str) -> Path:
-    """Return the absolute path of a path or `file://` URI; other storage is not supported yet."""
-    from manifests.paths import local_path
-
-    path = local_path(text)
-    if path is None:
-        raise exits.UsageError(
-            f"{text} is not on a local or mounted file system; object stores are not supported yet."
-        )
-    absolute = Path(path).expanduser().absolute()
-    # The default output folder is named after the last part, which must be a name.
-    return absolute.resolve() if ".." in absolute.parts else absolute
-
-
-def _path_argument(metavar: str, help: str) -> Any:
-    return typer.Argument(help=help, parser=_path, metavar=metavar)
+repair.register(app)
 
 
 Photos = Annotated[
-    Path, _path_argument("PHOTOS", "A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
+    Path,
+    locations.argument(
+        "PHOTOS", "A folder of photos, or a manifest (.parquet, .csv, .jsonl).", remote=True
+    ),
 ]
-OutArgument = Annotated[Path, _path_argument("OUT", "The output folder of a job.")]
+LocalPhotos = Annotated[
+    Path, locations.argument("PHOTOS", "A folder of photos, or a manifest, on this machine.")
+]
+OutArgument = Annotated[Path, locations.argument("OUT", "The output folder of a job.", remote=True)]
+LocalOut = Annotated[Path, locations.argument("OUT", "The output folder of a job.")]
 Out = Annotated[
     Path | None,
     typer.Option(
         help="Output folder.  [default: PHOTOS-doodl beside the photos]",
-        parser=_path,
+        parser=locations.location,
         metavar="PATH",
     ),
+]
+LocalOutOption = Annotated[
+    Path | None, locations.option("Output folder.  [default: PHOTOS-doodl beside the photos]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Direction = Annotated[
@@ -163,6 +156,11 @@ RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Retry every failed row, hopeless ones too.")
 ]
 OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Retry failed rows, nothing else.")]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", help="With --only-failed: failures of this class; repeatable."),
+]
+Rows = Annotated[list[str] | None, typer.Option("--row", help="Only this row; repeatable.")]
 Since = Annotated[
     str | None, typer.Option(help="Only photos modified since: 2026-11-01, or 7d, 12h, 30m.")
 ]
@@ -181,13 +179,15 @@ IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fai
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 PromptsManifest = Annotated[
     Path | None,
-    _path_argument("PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
+    locations.argument(
+        "PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."
+    ),
 ]
 GenerateOut = Annotated[
     Path | None,
     typer.Option(
         help="Output folder.  [default: PROMPTS-doodl beside the manifest, or ./doodl-generated]",
-        parser=_path,
+        parser=locations.local_only,
         metavar="PATH",
     ),
 ]
@@ -226,7 +226,9 @@ GeneratePreset = Annotated[
 ]
 Subjects = Annotated[
     list[Path] | None,
-    typer.Option("--subject", parser=_path, metavar="PHOTO", help="A photo of it; repeatable."),
+    typer.Option(
+        "--subject", parser=locations.local_only, metavar="PHOTO", help="A photo of it; repeatable."
+    ),
 ]
 
 
@@ -505,8 +507,8 @@ def personalize(
 
 @app.command()
 def invert(
-    photos: Photos,
-    out: Out = None,
+    photos: LocalPhotos,
+    out: LocalOutOption = None,
     back: Annotated[
         bool, typer.Option("--back", help="PHOTOS holds latents files: make photos of them.")
     ] = False,
@@ -602,7 +604,7 @@ def plan(
         Path | None,
         typer.Option(
             help="Another job's output folder, whose runs tell the time.",
-            parser=_path,
+            parser=locations.local_only,
             metavar="OUT",
         ),
     ] = None,
@@ -633,7 +635,9 @@ def plan(
 
 @app.command()
 def run(
-    spec: Annotated[Path, _path_argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")],
+    spec: Annotated[
+        Path, locations.argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")
+    ],
     runner: Runner = "auto",
     address: Address = None,
     code: Code = "wheel",
@@ -643,6 +647,8 @@ def run(
     force: Force = False,
     retry_failed: RetryFailed = False,
     only_failed: OnlyFailed = False,
+    classes: Classes = None,
+    rows: Rows = None,
     since: Since = None,
     limit: Limit = None,
     max_gpu_hours: MaxGpuHours = None,
@@ -660,6 +666,7 @@ def run(
 
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "only_classes": tuple(classes or ()), "only_rows": None if rows is None else tuple(rows),
         "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours,
         "if_running": if_running,
     }  # fmt: skip
@@ -727,7 +734,7 @@ def history(
 
 @app.command()
 def restrength(
-    out: OutArgument,
+    out: LocalOut,
     strength: Annotated[float, typer.Option(help="Share of each change to deliver, 0 to 1.")],
     detail: Detail = 0.0,
     to: Annotated[
@@ -735,7 +742,7 @@ def restrength(
         typer.Option(
             "--out",
             help="Where to.  [default: OUT/strength-STRENGTH]",
-            parser=_path,
+            parser=locations.local_only,
             metavar="PATH",
         ),
     ] = None,
@@ -751,7 +758,7 @@ def restrength(
 
 
 @app.command()
-def report(out: OutArgument) -> None:
+def report(out: LocalOut) -> None:
     """Write OUT/report/index.html: before and after, scores, failures.
 
     Example: doodl-batch report photos-doodl
@@ -763,7 +770,7 @@ def report(out: OutArgument) -> None:
 
 @app.command()
 def score(
-    photos: Photos,
+    photos: LocalPhotos,
     model: Model = "auto",
     json: Json = False,
 ) -> None:
@@ -847,7 +854,7 @@ def models_check(
 
 
 @app.command()
-def doctor(out: Out = None, address: Address = None, json: Json = False) -> None:
+def doctor(out: LocalOutOption = None, address: Address = None, json: Json = False) -> None:
     """Check this machine: packages, models, disk, accelerator; and the cluster, if one is named.
 
     Example: doodl-batch doctor
@@ -859,8 +866,8 @@ def doctor(out: Out = None, address: Address = None, json: Json = False) -> None
 
 @manifest_app.command("build")
 def manifest_build(
-    photos: Annotated[Path, _path_argument("PHOTOS", "A folder of photos.")],
-    manifest: Annotated[Path, _path_argument("MANIFEST", "The Parquet file to write.")],
+    photos: Annotated[Path, locations.argument("PHOTOS", "A folder of photos.")],
+    manifest: Annotated[Path, locations.argument("MANIFEST", "The Parquet file to write.")],
 ) -> None:
     """Write a manifest of a folder, to add prompts, directions or targets to.
 
@@ -873,7 +880,7 @@ def manifest_build(
 
 @manifest_app.command("show")
 def manifest_show(
-    manifest: Photos,
+    manifest: LocalPhotos,
     rows: Annotated[int, typer.Option(help="How many rows.")] = 10,
     json: Json = False,
 ) -> None:
@@ -887,7 +894,7 @@ def manifest_show(
 
 
 @manifest_app.command("check")
-def manifest_check(manifest: Photos, json: Json = False) -> None:
+def manifest_check(manifest: LocalPhotos, json: Json = False) -> None:
     """Check a manifest: its columns and every row; exit 3 if a row could not run.
 
     Example: doodl-batch manifest check photos.parquet
@@ -898,9 +905,11 @@ def manifest_check(manifest: Photos, json: Json = False) -> None:
 
 
 EvaluationPhotos = Annotated[
-    list[Path], _path_argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
+    list[Path], locations.argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
 ]
-EvaluationOut = Annotated[Path, typer.Option(help="Results.", parser=_path, metavar="PATH")]
+EvaluationOut = Annotated[
+    Path, typer.Option(help="Results.", parser=locations.local_only, metavar="PATH")
+]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -915,7 +924,7 @@ def evaluate_enhance(
         Path | None,
         typer.Option(
             help="Folder of the scorer that judges.  [default: the shipped referee]",
-            parser=_path,
+            parser=locations.local_only,
             metavar="PATH",
         ),
     ] = None,

@@ -91,6 +91,7 @@ class ResultRow:
     unguided_uri: str | None = None
     latents_uri: str | None = None
     autoencoder_psnr_db: float | None = None
+    edited_hash: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -99,6 +99,7 @@ RESULT_SCHEMA = pa.schema(
         _field(
             "autoencoder_psnr_db", pa.float64(), "autoencoder alone, dB: what psnr_db can reach"
         ),
+        _field("edited_hash", pa.string(), "hash of the delivered file's bytes"),
     ]
 )
 """One row per finished manifest row, in `OUT/results`; the manifest's extra columns follow.

@@ -219,6 +219,10 @@ class JobSpec:
         later = {"deliver": "transfer", "detail": 0.0} if self.task == "enhance" else {}
         return asked | {n: getattr(self, n) for n, was in later.items() if getattr(self, n) != was}
 
+    def with_runner(self, runner: str) -> JobSpec:
+        """Return the same job for another runner."""
+        return dataclasses.replace(self, runner=runner)
+
     @property
     def guides(self) -> tuple[str, ...]:
         """The guides of rows that do not say their own, as text."""
@@ -315,6 +319,11 @@ def make_spec(photos: str | Path | None, out: str | Path | None = None, **option
         config=config,
         **options,
     )
+
+
+def loader_of(task: str) -> str:
+    """Return the `module:function` that loads a task's models."""
+    return _LOADERS[task]
 
 
 def model_revision(model: str) -> str:
