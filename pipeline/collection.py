@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 from manifests.commits import MANIFEST_FILE, OutputFolder
 from manifests.committed import committed_rows
 from manifests.errors import ManifestError
+from manifests.lease import lease_holder
 from manifests.parts import IMAGES, list_parts, open_part, part_path, read_part
 from manifests.schemas import RESULT_SCHEMA
+from manifests.storage import LocalStorage
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,11 @@ class OutputView:
         `alive` is None when the note is another machine's, whose processes cannot be seen from
         here: a run that was killed there leaves its note until the next one.
         """
+        if not isinstance(self.folder.storage, LocalStorage):
+            lease = lease_holder(self.folder.storage)
+            if lease is None or lease["alive"] is False:
+                return None
+            return {name: lease.get(name) for name in ("pid", "host", "started_at", "alive")}
         try:
             holder = json.loads(self.folder.storage.read("_state/driver.json"))
             pid, host, started_at = (holder.get(n) for n in ("pid", "host", "started_at"))

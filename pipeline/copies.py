@@ -13,6 +13,7 @@ from manifests.commits import OutputFolder
 from manifests.identity import hash_bytes
 from manifests.rows import ResultRow
 from manifests.schemas import FILE_COLUMNS
+from manifests.secrets import scrub_uri
 from pipeline.outcomes import WorkItem
 from pipeline.plan import work_items
 from pipeline.spec import JobSpec
@@ -98,7 +99,7 @@ def _copy(folder: OutputFolder, source: ResultRow, item: WorkItem, spec: JobSpec
         row = replace(
             source,
             row_id=item.row_id,
-            image_uri=item.row.image_uri,
+            image_uri=None if item.row.image_uri is None else scrub_uri(item.row.image_uri),
             edited_uri=uri,
             extra=item.row.extra,
             **uris,

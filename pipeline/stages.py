@@ -23,6 +23,7 @@ from manifests.commits import EDITED, OutputFolder
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes, row_seed
 from manifests.rows import ResultRow
+from manifests.secrets import scrub, scrub_uri
 from pipeline.beside import keep_mtime, sidecar
 from pipeline.errors import (
     DiskFullError,
@@ -227,7 +228,7 @@ class CommitRows:
             input_key=item.input_key,
             work_key=item.work_key,
             status=status,
-            image_uri=source.image_uri,
+            image_uri=None if source.image_uri is None else scrub_uri(source.image_uri),
             task=spec.task,
             seed=row_seed(item.work_key, source.seed if source.seed is not None else spec.seed),
             model=spec.model,
@@ -359,7 +360,7 @@ def describe(error: BaseException) -> tuple[str, str]:
         return "OutOfMemoryError", "out of memory while editing this photo"
     expected = isinstance(error, (DoodlError, ManifestError, PipelineError, OSError, ValueError))
     text = str(error) if expected else f"{kind}: {error}"
-    return kind, one_line(text) or kind
+    return kind, one_line(scrub(text)) or kind
 
 
 def one_line(text: str, limit: int = 500) -> str:

@@ -218,4 +218,4 @@ def _default_out(photos: Path) -> Path:
 
     if not photos.exists():
         raise UsageError(f"{photos} is not on this machine; say where its results go with --out.")
-    return default_out(photos)
+    return Path(default_out(photos))
