@@ -69,7 +69,7 @@ def error(message: str, hint: str | None = None) -> None:
     """Print one line that says what went wrong, and one that says what to do."""
     err.print(Text.assemble(("error:", "bold red"), " ", plain(scrub(message))))
     if hint:
-        err.print(Text.assemble(("hint:", "dim"), " ", plain(hint)))
+        err.print(Text.assemble(("hint:", "dim"), " ", plain(scrub(hint))))
 
 
 def print_json(value: Any) -> None:
