@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -82,6 +83,12 @@ class OutputView:
             return None
         manifest = read_part(self.folder.storage, MANIFEST_FILE, ["row_id", "input_key"])
         return standing(manifest, self.folder.done())
+
+    def failures(self) -> dict[str, int]:
+        """Return the failed rows by class, the most frequent first."""
+        kinds = self.results(("row_id", "status", "error_type"))
+        failed = kinds.filter(pc.equal(kinds["status"], "failed"))["error_type"].to_pylist()
+        return dict(Counter(kind or "unknown" for kind in failed).most_common())
 
     def delivered(self, records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
         """Yield (row_id, bytes of the delivered file) of the records that have one, in any order.
