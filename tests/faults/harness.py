@@ -147,17 +147,15 @@ class Standing:
 
 def row_recoveries(spec):
     """Seconds from each noticed death of a worker to the result of the row it held."""
-    ledger = OutputFolder(spec.out).read_ledger().to_pandas().sort_values("finished_at")
-    told = []
-    for _, died in ledger[ledger["state"] == "worker_died"].iterrows():
-        later = ledger[
-            (ledger["row_id"] == died["row_id"])
-            & (ledger["finished_at"] > died["finished_at"])
-            & ledger["state"].isin(["ok", "failed"])
-        ]
-        if len(later):
-            told.append((later["finished_at"].iloc[0] - died["finished_at"]).total_seconds())
-    return told
+    folder = OutputFolder(spec.out)
+    ledger = folder.read_ledger().to_pandas()
+    results = folder.results().to_pandas().set_index("row_id")["finished_at"]
+    died = ledger[ledger["state"] == "worker_died"]
+    return [
+        max(0.0, (results[row["row_id"]] - row["finished_at"]).total_seconds())
+        for _, row in died.iterrows()
+        if row["row_id"] in results.index
+    ]
 
 
 class Table:

@@ -5,6 +5,7 @@ The input in work is kept in FOLDER/current, so that one that kills the process 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import resource
@@ -210,10 +211,8 @@ def main(target: str, seconds: float, folder: Path) -> int:
             if data is not None:
                 one(data, check)
 
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             fuzz()
-        except KeyboardInterrupt:
-            pass
     else:
         originals, check = seeds[target]
         for original in originals:

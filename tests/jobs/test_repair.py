@@ -37,12 +37,9 @@ def mixed(tmp_path, monkeypatch):
     photos = collection(tmp_path / "photos", 4)
     names = sorted(str(p) for p in photos.rglob("*.jpg"))
     path = tmp_path / "manifest.parquet"
-    pq.write_table(
-        pa.table(
-            {"row_id": list("abcd"), "image_uri": names, "prompt": ["", "fail", "no memory", ""]}
-        ),
-        path,
-    )
+    prompts = ["", "fail", "no memory", ""]
+    rows = {"row_id": list("abcd"), "image_uri": names, "prompt": prompts}
+    pq.write_table(pa.table(rows), path)
     monkeypatch.setenv(LOG, str(tmp_path / "edits.log"))
     spec = spec_of(path)
     assert run_job(spec).exit_code == 3
@@ -67,7 +64,7 @@ def test_failed_rows_are_retried_all_or_of_one_class(mixed):
 
 def test_one_row_is_done_again_by_name(mixed):
     before = edits(mixed)
-    code, out, err = call("retry", mixed.out, "--row", "a", "--no-report")
+    code, _, err = call("retry", mixed.out, "--row", "a", "--no-report")
     assert code == 3, err  # the others' failures stand
     assert edits(mixed) == before + 1
     assert results(mixed)["status"].value_counts().to_dict() == {"ok": 2, "failed": 2}

@@ -38,9 +38,8 @@ def test_the_parameters_are_the_rows_and_not_those_of_the_last_run(done):
     down = spec_of(done.photos, done.out, direction="down")
     run_job(down, RunChoice(redo=True, limit=1))
     folder = OutputFolder(done.out)
-    by_direction = {
-        row.direction: row for row in folder.rows(["p000.jpg", "sub/p001.jpg"]).values()
-    }
+    rows = folder.rows(["p000.jpg", "sub/p001.jpg"]).values()
+    by_direction = {row.direction: row for row in rows}
     assert set(by_direction) == {"up", "down"}
     for direction, row in by_direction.items():
         again = Replayer(done.out, editor=FAKE)(row.row_id)
