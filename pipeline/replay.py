@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from doodl.config import EditConfig
+from doodl.config import EditConfig, preset
 from doodl.errors import DoodlError
 from manifests.commits import MANIFEST_FILE, OutputFolder
 from manifests.parts import read_part
@@ -196,10 +196,13 @@ def spec_of_params(
     shipped = params.pop("shipped_model_revision", None)
     revision = params.pop("model_revision", shipped)
     params.pop("algorithm_version", None)
+    base = EditConfig().to_dict()
+    # A matter of speed and memory, and so not recorded: as the recipe has it.
+    base["sampler"]["memory"] = preset(params["preset"]).sampler.memory
     return JobSpec(
         photos="", out=out, task=task, model_revision=str(revision), device=device,
         editor=editor or loader_of(task), runner="inline", checkpoint_every=0,
-        config=_merged(EditConfig().to_dict(), recipe), **params,
+        config=_merged(base, recipe), **params,
     )  # fmt: skip
 
 

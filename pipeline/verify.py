@@ -34,7 +34,7 @@ KINDS = {
     "missing": "a delivered file that is gone",
     "changed": "a delivered file that is not what its row says",
     "orphaned": "a file among the delivered ones that no row names",
-    "set aside": "a damaged staged row that an earlier run moved to _state/quarantine",
+    "set aside": "a file that was moved to _state/quarantine: damaged, or none of this job's",
     "clock": "a row whose times cannot be: the clock of its machine has jumped",
 }
 
@@ -153,7 +153,7 @@ def _check_staged(storage: Storage, verdict: Verdict) -> None:
         except DamagedStagedError as error:
             verdict.findings.append(Finding("damaged", path, _first_line(error)))
     for entry in storage.files(QUARANTINE):
-        detail = "its row was done again; delete it when it has been looked at"
+        detail = "nothing reads it; delete it when you have looked at it"
         verdict.findings.append(Finding("set aside", f"{QUARANTINE}/{entry.name}", detail))
 
 

@@ -146,16 +146,21 @@ class Standing:
 
 
 def row_recoveries(spec):
-    """Seconds from each noticed death of a worker to the result of the row it held."""
+    """Seconds from the noticed deaths of workers to the results of the rows they held, by row."""
     folder = OutputFolder(spec.out)
     ledger = folder.read_ledger().to_pandas()
     results = folder.results().to_pandas().set_index("row_id")["finished_at"]
-    died = ledger[ledger["state"] == "worker_died"]
-    return [
-        max(0.0, (results[row["row_id"]] - row["finished_at"]).total_seconds())
-        for _, row in died.iterrows()
-        if row["row_id"] in results.index
-    ]
+    told = {}
+    for _, row in ledger[ledger["state"] == "worker_died"].iterrows():
+        if (name := row["row_id"]) in results.index:
+            seconds = (results[name] - row["finished_at"]).total_seconds()
+            told.setdefault(name, []).append(max(0.0, seconds))
+    return told
+
+
+def all_recoveries(spec):
+    """All the seconds of `row_recoveries`."""
+    return [seconds for row in row_recoveries(spec).values() for seconds in row]
 
 
 class Table:

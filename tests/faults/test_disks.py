@@ -4,12 +4,13 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.faults.harness import Standing, make_job, running
+from tests.faults.harness import Standing, delivered, make_job, running, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -51,8 +52,6 @@ def test_a_full_disk_ends_the_run_and_a_rerun_completes_it(tmp_path, faults, mon
         # Room enough for the preflight, and gone by the time the photos are written.
         filler = out / ".filler"
         with running(spec, tmp_path) as run:
-            from tests.faults.harness import delivered, wait_until
-
             wait_until(lambda: delivered(spec) >= 3, "photos", run=run)
             with filler.open("wb") as file:
                 try:
@@ -84,7 +83,7 @@ def test_a_disk_too_small_is_said_before_anything_is_computed(tmp_path, faults):
         assert "MiB free and this run may need" in said
         assert not (tmp_path / "edits.log").exists()
         remount(out, "size=200m")
-        finished(spec, tmp_path, (0,))
+        finished(replace(spec, runner="inline"), tmp_path, (0,))
         standing = Standing(spec, 10)
         standing.check()
         faults.add("tmpfs of 20 MB", standing, None, "exit 7 before any edit; larger: 0")
@@ -104,7 +103,7 @@ def test_files_that_may_not_grow_end_the_run_and_a_rerun_completes_it(tmp_path, 
     said = finished(inline, tmp_path, (7,), prefix=limited)
     assert "disk full" in said
     all_parts_are_whole(spec.out)
-    finished(spec, tmp_path, (0,))
+    finished(inline, tmp_path, (0,))
     standing = Standing(spec, 10)
     standing.check()
     faults.add(f"RLIMIT_FSIZE of {kilobytes} KB", standing, None, "exit 7; without it: 0")
@@ -114,8 +113,6 @@ def test_a_read_only_output_is_said_and_charges_nobody(tmp_path, faults):
     out = tmp_path / "out"
     with mounted(out, "size=200m"):
         spec = make_job(tmp_path, 20, out=out)
-        from tests.faults.harness import delivered, wait_until
-
         with running(spec, tmp_path) as run:
             wait_until(lambda: delivered(spec) >= 3, "photos", run=run)
             # The driver's lock and its log are open for writing, which a remount refuses.
@@ -141,7 +138,7 @@ def test_an_output_that_was_read_only_from_the_start_is_one_line(tmp_path, fault
         assert "cannot be written" in said
         assert "Traceback" not in said
         remount(out, "rw", "size=200m")
-        finished(spec, tmp_path, (0,))
+        finished(replace(spec, runner="inline"), tmp_path, (0,))
         standing = Standing(spec, 10)
         standing.check()
         faults.add("output read-only from the start", standing, None, "exit 6; writable: 0")

@@ -16,10 +16,10 @@ from tests.fakes import LOG, SECONDS
 from tests.faults.harness import (
     ROOT,
     Standing,
+    all_recoveries,
     delivered,
     kill_rounds,
     make_job,
-    row_recoveries,
     running,
     wait_until,
 )
@@ -155,7 +155,7 @@ def test_a_lost_node_costs_no_row_and_a_new_one_takes_its_place(tmp_path, nodes,
     standing = Standing(spec, 60)
     standing.check()
     assert standing.statuses == {"ok": 60}
-    recoveries = row_recoveries(spec)
+    recoveries = all_recoveries(spec)
     assert recoveries
     faults.add("a node lost, another added", standing, recoveries)
 
@@ -173,7 +173,7 @@ def test_a_worker_given_up_for_dead_that_wakes_up_doubles_no_row(tmp_path, nodes
     time.sleep(0.1)
     worker.suspend()
     try:
-        wait_until(lambda: row_recoveries_so_far(spec), "the row done elsewhere", 300)
+        wait_until(lambda: died_and_done_again(spec), "the row done elsewhere", 300)
     finally:
         worker.resume()  # its daemon still sleeps: it finishes its photo and commits it
         time.sleep(2.0)
@@ -182,10 +182,10 @@ def test_a_worker_given_up_for_dead_that_wakes_up_doubles_no_row(tmp_path, nodes
     standing = Standing(spec, 60)
     standing.check()
     assert standing.statuses == {"ok": 60}
-    faults.add("zombie worker: SIGSTOP, requeue, SIGCONT", standing, row_recoveries(spec))
+    faults.add("zombie worker: SIGSTOP, requeue, SIGCONT", standing, all_recoveries(spec))
 
 
-def row_recoveries_so_far(spec):
+def died_and_done_again(spec):
     """Whether a worker has died and photos have gone on since, as the run's log tells."""
     died = False
     for path in Path(spec.out).glob("_state/logs/*.jsonl"):

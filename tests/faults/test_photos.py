@@ -13,26 +13,29 @@ def finished(spec, folder, code, **options):
         return run.output
 
 
-@pytest.mark.parametrize(
-    ("fault", "error", "message"),
-    [
-        ("segfault", "PoisonRow", "gave up after 2 workers died on it"),
-        ("kill the worker", "PoisonRow", "gave up after 2 workers died on it"),
-        ("hang", "RowTimeout", "no result after 3 s a row; its worker was killed"),
-        ("no memory", "OutOfMemoryError", "out of memory"),
-        ("broken device", "RuntimeError", "CUDA error"),
-    ],
-)
-def test_a_photo_that_breaks_its_worker_fails_alone(tmp_path, faults, fault, error, message):
-    spec = make_job(tmp_path, 20, {3: fault}, row_timeout_seconds=3.0)
+FAULTS = {
+    "segfault": ("PoisonRow", "gave up after 2 workers died on it"),
+    "kill the worker": ("PoisonRow", "gave up after 2 workers died on it"),
+    "hang": ("RowTimeout", "no result after 5 s a row; its worker was killed"),
+    "no memory": ("OutOfMemoryError", "out of memory"),
+    "broken device": ("RuntimeError", "CUDA error"),
+}
+
+
+def test_photos_that_break_their_worker_fail_alone(tmp_path, faults):
+    prompts = {4 + 6 * i: fault for i, fault in enumerate(FAULTS)}
+    spec = make_job(tmp_path, 40, prompts, row_timeout_seconds=5.0)
     finished(spec, tmp_path, 3)
-    standing = Standing(spec, 20)
+    standing = Standing(spec, 40)
     standing.check()
-    assert standing.errors == [error]
-    failed = standing.table.query("status == 'failed'").iloc[0]
-    assert failed["row_id"] == "p0003.jpg"
-    assert message in failed["error_message"]
-    faults.add(f"a photo: {fault}", standing, row_recoveries(spec), f"its row: {error}")
+    assert standing.statuses == {"ok": 40 - len(FAULTS), "failed": len(FAULTS)}
+    failed = standing.table.query("status == 'failed'").set_index("prompt")
+    recoveries = row_recoveries(spec)
+    for fault, (error, message) in FAULTS.items():
+        assert failed.loc[fault, "error_type"] == error
+        assert message in failed.loc[fault, "error_message"]
+        seconds = recoveries.get(failed.loc[fault, "row_id"])
+        faults.add(f"a photo: {fault}", standing, seconds, f"its row: {error}")
 
 
 def test_a_photo_that_only_a_fresh_process_has_memory_for_is_done_there(tmp_path, faults):
