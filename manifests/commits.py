@@ -31,7 +31,7 @@ from manifests.rows import ResultRow, result_rows
 from manifests.schemas import RESULT_SCHEMA, with_extras
 from manifests.secret_columns import without_secrets
 from manifests.staging import STAGING, encode_staged, staged_name
-from manifests.storage import LocalStorage, Storage, open_storage
+from manifests.storage import ArrowStorage, LocalStorage, Storage, open_storage
 
 MANIFEST_FILE = "_manifest.parquet"
 EDITED = "edited"
@@ -167,6 +167,8 @@ class OutputFolder:
     def _must_be_driver(self, what: str) -> None:
         if not self._held:
             raise CommitError(f"{what} is the driver's: call it inside `with out.lock():`.")
+        if isinstance(self.storage, ArrowStorage):
+            self.storage.guard()  # also when there is nothing to write yet: a lost lease ends a run
 
     # The worker's side
 

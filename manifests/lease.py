@@ -66,8 +66,10 @@ class Lease:
     def renew(self) -> None:
         """Write the lease again, unless a newer one is there."""
         begun = time.monotonic()
-        if self._store.read(_name(self.epoch + 1)) is not None:
-            self._lost = f"epoch {self.epoch + 1} is another's"
+        # Any newer one, not the next alone: holders delete those that came before theirs.
+        newest = max(_epochs(self._store.names()), default=0)
+        if newest != self.epoch:
+            self._lost = f"epoch {newest} is another's" if newest else "its object is gone"
             return
         self._store.put(_name(self.epoch), _encoded(self._record, released=False))
         self._renewed = begun  # the earliest instant at which the store may have it

@@ -29,6 +29,9 @@ DOODL_BATCH = Path(sys.executable).parent / "doodl-batch"
 EDIT_SECONDS = 0.2
 """The cheap edit's time: long against a commit, short against a test."""
 
+NICE = {"RAY_worker_niceness": "0"}
+"""Workers as urgent as the test: Ray's own 15 lets a busy machine's other work go first."""
+
 HARMLESS = {"set aside", "orphaned"}
 """What `verify` may find after a fault: a photo written whose row was never committed."""
 
@@ -62,6 +65,7 @@ class Run:
         self.began = time.monotonic()
         self.output_path = Path(folder) / f"output-{self.mark[:6]}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        kept |= NICE
         self.process = subprocess.Popen(
             [*prefix, str(DOODL_BATCH), "run", str(path), "--no-report"],
             cwd=folder,

@@ -14,6 +14,7 @@ import pytest
 from tests.clusters import MARK, bare_environment, kill_marked
 from tests.fakes import LOG, SECONDS
 from tests.faults.harness import (
+    NICE,
     ROOT,
     Standing,
     all_recoveries,
@@ -90,7 +91,7 @@ cluster.shutdown()
     def __init__(self, folder):
         self.folder, self.mark = Path(folder), uuid.uuid4().hex
         self.environment = bare_environment(
-            **{MARK: self.mark}, RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
+            **{MARK: self.mark}, **NICE, RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
             RAY_health_check_initial_delay_ms="0", RAY_health_check_period_ms="500",
             RAY_health_check_timeout_ms="500", RAY_health_check_failure_threshold="4",
         )  # fmt: skip

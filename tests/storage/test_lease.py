@@ -113,6 +113,18 @@ def test_a_driver_that_slept_through_its_lease_writes_nothing_more(storage):
     assert storage.exists("_job.json")
 
 
+@pytest.mark.parametrize("left", [["000000003.json"], []])
+def test_a_lease_whose_successors_came_and_went_is_lost(storage, left):
+    store = lease_store(storage, LEASES)
+    with driver_lease(storage, ttl_seconds=60) as lease:
+        store.delete("000000001.json")  # as the driver of epoch 3 does
+        for name in left:
+            store.create(name, b"{}")
+        lease.renew()
+        with pytest.raises(LeaseLostError):
+            lease.check()
+
+
 def test_a_lease_that_cannot_be_renewed_counts_as_lost_before_others_may_take_it(storage):
     with driver_lease(storage, ttl_seconds=1.0) as lease:
         lease._ended.set()  # its thread renews no more: cut off from the store
