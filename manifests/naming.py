@@ -152,7 +152,7 @@ def _all_plain(names: pa.ChunkedArray) -> bool:
 def full_uri(uri: str, folder: str) -> tuple[str | None, str]:
     """Return what is wrong with a URI as written (None if nothing is), and its full form."""
     if "\x00" in uri:
-        return f"image_uri (={uri!r}) holds a NUL character; leave it out.", uri
+        return f"image_uri (={scrub_uri(uri)!r}) holds a NUL character; leave it out.", uri
     if uri.startswith("/") or has_scheme(uri) or os.path.isabs(uri):  # noqa: PTH117
         return None, uri
     if ".." in uri and ".." in uri.replace("\\", "/").split("/"):

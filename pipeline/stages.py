@@ -201,13 +201,14 @@ class CommitRows:
     def failed(self, item: WorkItem, error_type: str, message: str, times: Times) -> None:
         """Commit a row that could not be edited, with its class of error and one line why."""
         row = self._row(item, "failed", times)
+        message = scrub(message)
         row.error_type, row.error_message = error_type, one_line(message)
         with writing_output():
             try:
                 self.out.stage(row, None)
             except ManifestError as error:
                 # A value of the manifest's own that no result column takes: the row fails even so.
-                row.error_message = one_line(f"{message}; {error}")
+                row.error_message = one_line(f"{message}; {scrub(str(error))}")
                 bare = replace(row, extra={}, prompt=None, image_uri=None, negative_prompt=None)
                 self.out.stage(bare, None)
             self.out.checkpoints.drop(item.work_key)
