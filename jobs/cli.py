@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import console, exits, human
+from jobs import console, exits, human, locations, repair
 from jobs.evaluate_commands import app as evaluate_app
-from jobs.options import BatchSize, Json, Model, Preset, Set, assignment, path_argument, path_of
+from jobs.options import BatchSize, Json, Model, Preset, Set, assignment
 from jobs.schedule.commands import app as schedule_app
 from jobs.study import app as study_app
 
@@ -34,19 +34,30 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(schedule_app, name="schedule")
 app.add_typer(study_app, name="study")
 human.register(evaluate_app)
+repair.register(app)
 
 
 Photos = Annotated[
-    Path, path_argument("PHOTOS", "A folder of photos, or a manifest (.parquet, .csv, .jsonl).")
+    Path,
+    locations.argument(
+        "PHOTOS", "A folder of photos, or a manifest (.parquet, .csv, .jsonl).", remote=True
+    ),
 ]
-OutArgument = Annotated[Path, path_argument("OUT", "The output folder of a job.")]
+LocalPhotos = Annotated[
+    Path, locations.argument("PHOTOS", "A folder of photos, or a manifest, on this machine.")
+]
+OutArgument = Annotated[Path, locations.argument("OUT", "The output folder of a job.", remote=True)]
+LocalOut = Annotated[Path, locations.argument("OUT", "The output folder of a job.")]
 Out = Annotated[
     Path | None,
     typer.Option(
         help="Output folder.  \\[default: PHOTOS-doodl beside the photos]",
-        parser=path_of,
+        parser=locations.location,
         metavar="PATH",
     ),
+]
+LocalOutOption = Annotated[
+    Path | None, locations.option("Output folder.  \\[default: PHOTOS-doodl beside the photos]")
 ]
 Direction = Annotated[
     str | None,
@@ -124,7 +135,7 @@ Protect = Annotated[
     Path | None,
     typer.Option(
         help="Folder of masks, named as the photos are: what is white there stays as it is.",
-        parser=path_of,
+        parser=locations.local_only,
         metavar="MASK_DIR",
     ),
 ]
@@ -158,6 +169,11 @@ RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Retry every failed row, hopeless ones too.")
 ]
 OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Retry failed rows, nothing else.")]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", help="With --only-failed: failures of this class; repeatable."),
+]
+Rows = Annotated[list[str] | None, typer.Option("--row", help="Only this row; repeatable.")]
 Since = Annotated[
     str | None, typer.Option(help="Only photos modified since: 2026-11-01, or 7d, 12h, 30m.")
 ]
@@ -176,13 +192,15 @@ IfRunning = Annotated[str, typer.Option(help="If another run has the folder: fai
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 PromptsManifest = Annotated[
     Path | None,
-    path_argument("PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."),
+    locations.argument(
+        "PROMPTS", "A manifest of prompts (.csv, .jsonl, .parquet), or use --prompt."
+    ),
 ]
 GenerateOut = Annotated[
     Path | None,
     typer.Option(
         help="Output folder.  \\[default: PROMPTS-doodl beside the manifest, or ./doodl-generated]",
-        parser=path_of,
+        parser=locations.local_only,
         metavar="PATH",
     ),
 ]
@@ -221,7 +239,9 @@ GeneratePreset = Annotated[
 ]
 Subjects = Annotated[
     list[Path] | None,
-    typer.Option("--subject", parser=path_of, metavar="PHOTO", help="A photo of it; repeatable."),
+    typer.Option(
+        "--subject", parser=locations.local_only, metavar="PHOTO", help="A photo of it; repeatable."
+    ),
 ]
 
 
@@ -503,8 +523,8 @@ def personalize(
 
 @app.command()
 def invert(
-    photos: Photos,
-    out: Out = None,
+    photos: LocalPhotos,
+    out: LocalOutOption = None,
     back: Annotated[
         bool, typer.Option("--back", help="PHOTOS holds latents files: make photos of them.")
     ] = False,
@@ -603,7 +623,7 @@ def plan(
         Path | None,
         typer.Option(
             help="Another job's output folder, whose runs tell the time.",
-            parser=path_of,
+            parser=locations.local_only,
             metavar="OUT",
         ),
     ] = None,
@@ -635,7 +655,9 @@ def plan(
 
 @app.command()
 def run(
-    spec: Annotated[Path, path_argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")],
+    spec: Annotated[
+        Path, locations.argument("SPEC", "A job spec in JSON, as OUT/_state/spec.json.")
+    ],
     runner: Runner = "auto",
     address: Address = None,
     code: Code = "wheel",
@@ -645,6 +667,8 @@ def run(
     force: Force = False,
     retry_failed: RetryFailed = False,
     only_failed: OnlyFailed = False,
+    classes: Classes = None,
+    rows: Rows = None,
     since: Since = None,
     limit: Limit = None,
     max_gpu_hours: MaxGpuHours = None,
@@ -662,6 +686,7 @@ def run(
 
     choice = {
         "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "only_classes": tuple(classes or ()), "only_rows": None if rows is None else tuple(rows),
         "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours,
         "if_running": if_running,
     }  # fmt: skip
@@ -729,7 +754,7 @@ def history(
 
 @app.command()
 def restrength(
-    out: OutArgument,
+    out: LocalOut,
     strength: Annotated[float, typer.Option(help="Share of each change to deliver, 0 to 1.")],
     detail: Detail = 0.0,
     to: Annotated[
@@ -737,7 +762,7 @@ def restrength(
         typer.Option(
             "--out",
             help="Where to.  \\[default: OUT/strength-STRENGTH]",
-            parser=path_of,
+            parser=locations.local_only,
             metavar="PATH",
         ),
     ] = None,
@@ -754,12 +779,12 @@ def restrength(
 
 @app.command()
 def report(
-    out: OutArgument,
+    out: LocalOut,
     compare: Annotated[
         Path | None,
         typer.Option(
             help="Another run over the same photos, to stand beside OUT's.",
-            parser=path_of,
+            parser=locations.local_only,
             metavar="RUN_A",
         ),
     ] = None,
@@ -782,7 +807,7 @@ def report(
 
 @app.command()
 def score(
-    photos: Photos,
+    photos: LocalPhotos,
     model: Model = "auto",
     json: Json = False,
 ) -> None:
@@ -866,7 +891,7 @@ def models_check(
 
 
 @app.command()
-def doctor(out: Out = None, address: Address = None, json: Json = False) -> None:
+def doctor(out: LocalOutOption = None, address: Address = None, json: Json = False) -> None:
     """Check this machine: packages, models, disk, accelerator; and the cluster, if one is named.
 
     Example: doodl-batch doctor
@@ -878,8 +903,8 @@ def doctor(out: Out = None, address: Address = None, json: Json = False) -> None
 
 @manifest_app.command("build")
 def manifest_build(
-    photos: Annotated[Path, path_argument("PHOTOS", "A folder of photos.")],
-    manifest: Annotated[Path, path_argument("MANIFEST", "The Parquet file to write.")],
+    photos: Annotated[Path, locations.argument("PHOTOS", "A folder of photos.")],
+    manifest: Annotated[Path, locations.argument("MANIFEST", "The Parquet file to write.")],
 ) -> None:
     """Write a manifest of a folder, to add prompts, directions or targets to.
 
@@ -892,7 +917,7 @@ def manifest_build(
 
 @manifest_app.command("show")
 def manifest_show(
-    manifest: Photos,
+    manifest: LocalPhotos,
     rows: Annotated[int, typer.Option(help="How many rows.")] = 10,
     json: Json = False,
 ) -> None:
@@ -906,7 +931,7 @@ def manifest_show(
 
 
 @manifest_app.command("check")
-def manifest_check(manifest: Photos, json: Json = False) -> None:
+def manifest_check(manifest: LocalPhotos, json: Json = False) -> None:
     """Check a manifest: its columns and every row; exit 3 if a row could not run.
 
     Example: doodl-batch manifest check photos.parquet

@@ -22,6 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from manifests.secrets import scrub
+
 # No emoji: a file may be called `:100:.jpg`.
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
@@ -48,7 +50,7 @@ def _code(match: re.Match[str]) -> str:
 
 def say(message: str) -> None:
     """Print one line for a person, on stderr: stdout is for results."""
-    err.print(Text(plain(message)))
+    err.print(Text(plain(scrub(message))))
 
 
 def result(line: str) -> None:
@@ -65,9 +67,9 @@ def verbatim(text: str) -> None:
 
 def error(message: str, hint: str | None = None) -> None:
     """Print one line that says what went wrong, and one that says what to do."""
-    err.print(Text.assemble(("error:", "bold red"), " ", plain(message)))
+    err.print(Text.assemble(("error:", "bold red"), " ", plain(scrub(message))))
     if hint:
-        err.print(Text.assemble(("hint:", "dim"), " ", plain(hint)))
+        err.print(Text.assemble(("hint:", "dim"), " ", plain(scrub(hint))))
 
 
 def print_json(value: Any) -> None:

@@ -11,6 +11,7 @@ from jobs import console, exits
 from jobs.finish import check_target, summary_of, tell
 from jobs.submit import Place, Where, find_place, submit_run
 from manifests.commits import OutputFolder
+from manifests.paths import local_path
 from pipeline.models import resolve_device, resolve_model
 from pipeline.plan import RunChoice, refuse_conflict
 from pipeline.run import RunSummary, run_job
@@ -19,13 +20,17 @@ from pipeline.spec import JobSpec, default_out, make_spec
 
 
 def build_spec(
-    photos: Path | None, out: Path | None, options: dict[str, Any], place: Place | None = None
+    photos: Path | str | None,
+    out: Path | str | None,
+    options: dict[str, Any],
+    place: Place | None = None,
 ) -> tuple[JobSpec, str]:
     """Return the spec of the options, with `auto` resolved, and one line on what it became."""
-    if photos is not None and not photos.exists():
+    if isinstance(photos, Path) and not photos.exists():
         raise exits.UsageError(f"{photos} does not exist; give a folder of photos or a manifest.")
-    out = default_out(photos) if out is None else out
-    if out.exists() and not out.is_dir():
+    with exits.usage_errors():
+        out = default_out(photos) if out is None else out
+    if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise exits.UsageError(f"{out} is a file; choose a folder with --out.")
     job = OutputFolder(str(out)).read_job()
     recorded = None if job is None else job["params"].get("model")
@@ -50,8 +55,8 @@ def build_choice(options: dict[str, Any]) -> RunChoice:
 
 
 def run_enhance(
-    photos: Path,
-    out: Path | None,
+    photos: Path | str,
+    out: Path | str | None,
     options: dict[str, Any],
     choice: dict[str, Any],
     where: Where,
@@ -72,8 +77,8 @@ def run_enhance(
 
 
 def check_enhance(
-    photos: Path,
-    out: Path | None,
+    photos: Path | str,
+    out: Path | str | None,
     options: dict[str, Any],
     choice: dict[str, Any],
     on_finish: str | None,
@@ -180,6 +185,9 @@ def _compute(spec: JobSpec, choice: RunChoice, lines: list[str], *, quiet: bool)
 
 
 def _report(out: str) -> str | None:
+    if local_path(out) is None:
+        console.say(f"no report: it is written to a file system, and {out} is none")
+        return None
     from jobs.report.build import build_report
 
     try:

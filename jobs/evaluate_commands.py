@@ -8,14 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from jobs import exits
-from jobs.options import BatchSize, Json, Model, Preset, Set, assignment, path_argument, path_of
+from jobs.locations import argument, local_only
+from jobs.options import BatchSize, Json, Model, Preset, Set, assignment
 
 app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
 
 EvaluationPhotos = Annotated[
-    list[Path], path_argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
+    list[Path], argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
 ]
-EvaluationOut = Annotated[Path, typer.Option(help="Results.", parser=path_of, metavar="PATH")]
+EvaluationOut = Annotated[Path, typer.Option(help="Results.", parser=local_only, metavar="PATH")]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -30,7 +31,7 @@ def enhance(
         Path | None,
         typer.Option(
             help="Folder of the scorer that judges.  \\[default: the shipped referee]",
-            parser=path_of,
+            parser=local_only,
             metavar="PATH",
         ),
     ] = None,
@@ -200,7 +201,7 @@ def classes(
         list[Path] | None,
         typer.Option(
             "--photos",
-            parser=path_of,
+            parser=local_only,
             metavar="PATH",
             help="Real photos with a column `label`, for the distance to each class; repeatable.",
         ),

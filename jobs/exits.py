@@ -46,13 +46,15 @@ def exit_code_of(error: BaseException) -> int | None:
     Imported errors are looked up by what is loaded, so that `--help` imports no stage.
     """
     from doodl.errors import DoodlError, ModelError
-    from manifests.errors import ManifestError, OutputLockedError
+    from manifests.errors import LeaseLostError, ManifestError, OutputLockedError
     from pipeline.errors import PipelineError
 
     if isinstance(error, PipelineError):
         return error.exit_code
     if isinstance(error, OutputLockedError):
         return OK if error.if_running == "skip" else ALREADY_RUNNING
+    if isinstance(error, LeaseLostError):
+        return ALREADY_RUNNING
     if isinstance(error, ModelError):
         return ENVIRONMENT
     if isinstance(error, (UsageError, ManifestError, DoodlError)):

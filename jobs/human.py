@@ -10,18 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from jobs import console, exits
-from jobs.options import path_of
+from jobs.locations import local_only
 
 MAX_BYTES = 20_000_000
 
 
 Study = Annotated[
-    Path, typer.Argument(help="The folder of the study.", parser=path_of, metavar="STUDY")
+    Path, typer.Argument(help="The folder of the study.", parser=local_only, metavar="STUDY")
 ]
 Choices = Annotated[
     list[Path],
     typer.Argument(
-        help="What its page saved, or folders of it.", parser=path_of, metavar="CHOICES..."
+        help="What its page saved, or folders of it.", parser=local_only, metavar="CHOICES..."
     ),
 ]
 
@@ -33,13 +33,13 @@ def register(app: typer.Typer) -> None:
     def human(
         study: Annotated[
             Path,
-            typer.Argument(help="The folder of the study.", parser=path_of, metavar="STUDY"),
+            typer.Argument(help="The folder of the study.", parser=local_only, metavar="STUDY"),
         ],
         choices: Annotated[
             list[Path],
             typer.Argument(
                 help="What its page saved, or folders of it.",
-                parser=path_of,
+                parser=local_only,
                 metavar="CHOICES...",
             ),
         ],

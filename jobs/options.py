@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from jobs import exits
-
-
-def path_of(text: str) -> Path:
-    """Return the absolute path of a path or `file://` URI; other storage is not supported yet."""
-    from manifests.paths import local_path
-
-    path = local_path(text)
-    if path is None:
-        raise exits.UsageError(
-            f"{text} is not on a local or mounted file system; object stores are not supported yet."
-        )
-    absolute = Path(path).expanduser().absolute()
-    # The default output folder is named after the last part, which must be a name.
-    return absolute.resolve() if ".." in absolute.parts else absolute
-
-
-def path_argument(metavar: str, help: str) -> Any:
-    return typer.Argument(help=help, parser=path_of, metavar=metavar)
-
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Model = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pipeline.collection import OutputView
 from pipeline.preflight import ClusterError
 
 
-def show_status(out: Path, address: str | None = None, *, as_json: bool) -> int:
+def show_status(out: Path | str, address: str | None = None, *, as_json: bool) -> int:
     """Print counts by state and return an exit code: 0, or 3 if rows failed or are pending.
 
     A folder whose first run has made no plan yet counts as pending. What its cluster says of a
@@ -23,9 +24,10 @@ def show_status(out: Path, address: str | None = None, *, as_json: bool) -> int:
     view = OutputView(str(out))
     counts, running = view.counts(), view.running()
     job = view.job_facts()
+    failures = view.failures()
     if as_json:
-        console.print_json({"out": str(out), "job": job, "counts": counts, "running": running,
-             "submission": submitted}
+        console.print_json({"out": str(out), "job": job, "counts": counts, "failures": failures,
+             "running": running, "submission": submitted}
         )  # fmt: skip
     else:
         console.print_facts(
@@ -34,13 +36,18 @@ def show_status(out: Path, address: str | None = None, *, as_json: bool) -> int:
         )
         if counts is None:
             console.result("  nothing is planned yet: the first run has not read its photos")
+        for kind, number in failures.items():
+            console.result(f"  failed with {kind}: {number:,}")
         console.result(f"  {_who(running)}")
+        if failures:
+            quoted = shlex.quote(str(out))
+            console.say(f"hint: doodl-batch retry {quoted} --failed (or --class CLASS)")
     if counts is None or counts["failed"] or counts["pending"]:
         return exits.ROWS_FAILED
     return exits.OK
 
 
-def _submitted(out: Path, address: str | None) -> dict[str, Any] | None:
+def _submitted(out: Path | str, address: str | None) -> dict[str, Any] | None:
     """Return what is known of the job last submitted; None if none ever was."""
     submission = last_submission(out)
     if submission is None:

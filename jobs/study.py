@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from jobs import console, exits
-from jobs.options import path_of
+from jobs.locations import local_only
 
 app = typer.Typer(no_args_is_help=True, help="Pages on which people judge results, blind.")
 
 Out = Annotated[
-    Path, typer.Argument(help="The output folder of a job.", parser=path_of, metavar="OUT")
+    Path, typer.Argument(help="The output folder of a job.", parser=local_only, metavar="OUT")
 ]
 Against = Annotated[
     Path | None,
     typer.Option(
         help="Another run's output folder.  \\[default: what was before]",
-        parser=path_of,
+        parser=local_only,
         metavar="OUT",
     ),
 ]
@@ -29,7 +29,7 @@ To = Annotated[
     Path | None,
     typer.Option(
         help="Folder of the page.  \\[default: OUT/study-pairwise, OUT/study-rating]",
-        parser=path_of,
+        parser=local_only,
         metavar="PATH",
     ),
 ]

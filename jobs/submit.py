@@ -217,6 +217,8 @@ def run_arguments(choice: RunChoice, *, report: bool) -> list[str]:
         "--max-gpu-hours": choice.max_gpu_hours, "--if-running": choice.if_running,
     }  # fmt: skip
     given = [name for name, value in flags.items() if value]
+    given += [f"--class={name}" for name in choice.only_classes]
+    given += [f"--row={row_id}" for row_id in choice.only_rows or ()]
     return given + [f"{name}={value}" for name, value in values.items() if value is not None]
 
 

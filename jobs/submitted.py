@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.submission import JobServer, JobState
 
 
-def last_submission(out: Path) -> Submission | None:
+def last_submission(out: Path | str) -> Submission | None:
     """Return the record of the newest submission, None if a cluster was never given any."""
     submissions = read_submissions(OutputFolder(str(out)).storage)
     return submissions[-1] if submissions else None

@@ -29,8 +29,9 @@ from manifests.parts import read_part
 from manifests.paths import FILE_FOLDERS, is_safe_relpath
 from manifests.rows import ResultRow, result_rows
 from manifests.schemas import RESULT_SCHEMA, with_extras
+from manifests.secret_columns import without_secrets
 from manifests.staging import STAGING, encode_staged, staged_name
-from manifests.storage import LocalStorage, Storage, open_storage
+from manifests.storage import ArrowStorage, LocalStorage, Storage, open_storage
 
 MANIFEST_FILE = "_manifest.parquet"
 EDITED = "edited"
@@ -135,25 +136,39 @@ class OutputFolder:
     def lock(
         self, *, if_running: IfRunning = "fail", timeout_seconds: float | None = None
     ) -> Iterator[None]:
-        """Be the folder's one driver for the body; see `locks.driver_lock`.
+        """Be the folder's one driver for the body: by a lock (`locks`), elsewhere by a `lease`.
 
         Raises: OutputLockedError if another driver is.
         """
-        if not isinstance(self.storage, LocalStorage):
-            raise CommitError(
-                f"{self.uri}: a driver's lock needs a local or mounted folder as --out for now."
-            )
-        path = self.storage.local("_state/driver.lock")
-        with driver_lock(path, if_running=if_running, timeout_seconds=timeout_seconds):
+        if isinstance(self.storage, LocalStorage):
+            path = self.storage.local("_state/driver.lock")
+            held = driver_lock(path, if_running=if_running, timeout_seconds=timeout_seconds)
+        else:
+            held = self._leased(if_running, timeout_seconds)
+        with held:
             self._held = True
             try:
                 yield
             finally:
                 self._held = False
 
+    @contextmanager
+    def _leased(self, if_running: IfRunning, timeout_seconds: float | None) -> Iterator[None]:
+        from manifests.lease import driver_lease
+
+        storage: Any = self.storage
+        with driver_lease(storage, if_running=if_running, timeout_seconds=timeout_seconds) as lease:
+            unguarded, storage.guard = storage.guard, lease.check
+            try:
+                yield
+            finally:
+                storage.guard = unguarded
+
     def _must_be_driver(self, what: str) -> None:
         if not self._held:
             raise CommitError(f"{what} is the driver's: call it inside `with out.lock():`.")
+        if isinstance(self.storage, ArrowStorage):
+            self.storage.guard()  # also when there is nothing to write yet: a lost lease ends a run
 
     # The worker's side
 
@@ -247,7 +262,8 @@ class OutputFolder:
         return read_ledger(self.storage, run_id)
 
     def write_manifest(self, table: pa.Table) -> None:
-        """Record the input table as `_manifest.parquet`."""
+        """Record the input table as `_manifest.parquet`, its URIs without what signs them."""
+        table = without_secrets(table)
         self.storage.write_stream(
             MANIFEST_FILE, lambda sink: pq.write_table(table, sink, compression="zstd")
         )

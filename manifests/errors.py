@@ -37,6 +37,10 @@ class OutputLockedError(ManifestError):
         self.if_running = if_running
 
 
+class LeaseLostError(ManifestError):
+    """This driver has lost its output's lease to another, or may have: it must write no more."""
+
+
 class CommitError(ManifestError):
     """A commit was asked for that the protocol does not allow."""
 

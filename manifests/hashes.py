@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.identity import hash_bytes, hash_file
-from manifests.inline import filesystem_of, is_inline, read_input
+from manifests.inline import is_inline, read_input
 from manifests.paths import local_path
+from manifests.remote import filesystem_of, is_web
+from manifests.secrets import scrub
 from manifests.storage import Storage
 
 HASHES_FILE = "_state/hashes.parquet"
@@ -105,6 +107,8 @@ def _write_cache(
     new = new.append_column("image_hash", pa.array([h for h, _ in fresh.values()], pa.string()))
     new = new.append_column("hashed_at_ns", pa.array([t for _, t in fresh.values()], pa.int64()))
     new = new.filter(pc.is_valid(new["size_bytes"])).cast(HASHES_SCHEMA)
+    # A URI that holds a password is not written down: its photo is read each night.
+    new = new.filter(pc.invert(pc.match_substring_regex(new["uri"], r"://[^/]*@|^[^/]+://.*\?")))
     kept = known.filter(pc.invert(pc.is_in(known["uri"], new["uri"].combine_chunks())))
     table = pa.concat_tables([kept, new])
     storage.write_stream(
@@ -151,7 +155,7 @@ def _with_stats(files: pa.Table) -> tuple[pa.Table, dict[int, OSError]]:
 
 
 def _stat(uri: str) -> tuple[int | None, int | None]:
-    if is_inline(uri):
+    if is_inline(uri) or is_web(uri):
         return None, None
     path = uri if uri.startswith("/") else local_path(uri)
     if path is not None:
@@ -251,10 +255,14 @@ def _put(
         messages: list[str | None] = [None] * len(hashes)
         for index, error in errors.items():
             kinds[index] = type(error).__name__
-            messages[index] = f"photo cannot be read: {error.strerror or error}"
+            messages[index] = f"photo cannot be read: {_said(error)}"
         inputs = _replace(inputs, "row_error_type", wanted, pa.array(kinds, pa.string()))
         inputs = _replace(inputs, "row_error", wanted, pa.array(messages, pa.string()))
     return inputs
+
+
+def _said(error: OSError) -> str:
+    return scrub(str(error.strerror or error).partition("\n")[0])
 
 
 def _replace(table: pa.Table, name: str, mask: Any, values: Any) -> pa.Table:
@@ -277,9 +285,7 @@ def _put_subjects(
         if broken and messages[index] is None:
             error = errors[broken[0]]
             kinds[index] = type(error).__name__
-            messages[index] = (
-                f"subject photo {broken[0]!r} cannot be read: {error.strerror or error}"
-            )
+            messages[index] = f"subject photo {scrub(broken[0])!r} cannot be read: {_said(error)}"
     for name, values in (
         ("subject_hashes", rows),
         ("row_error_type", kinds),

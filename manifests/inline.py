@@ -7,7 +7,6 @@ needs the photo reads it there.
 
 from __future__ import annotations
 
-import errno
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.paths import local_path
+from manifests.remote import filesystem_of, read_remote
 
 _INLINE = re.compile(r"^(?P<path>.+\.parquet)#row=(?P<row>\d+)$", re.IGNORECASE | re.DOTALL)
 IMAGE_COLUMN = "image"
@@ -43,27 +43,20 @@ def read_input(uri: str) -> bytes:
     path = local_path(uri)
     if path is not None:
         return Path(path).read_bytes()
-    filesystem, name = filesystem_of(uri)
-    with filesystem.open_input_stream(name) as stream:
-        return stream.read()
+    return read_remote(uri)
 
 
-def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    """Return the storage a URI names, and the path in it.
-
-    Raises: OSError if pyarrow knows no such storage.
-    """
-    from pyarrow import fs
-
-    try:
-        return fs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, ValueError) as error:
-        raise OSError(errno.EINVAL, f"no storage known by that URI ({error})") from error
+def open_table(uri: str) -> Any:
+    """Return a manifest file open for reading: a local path stays one, for Arrow to map."""
+    if local_path(uri) is not None:
+        return local_path(uri)
+    filesystem, path = filesystem_of(uri)
+    return filesystem.open_input_file(path)
 
 
 def _read_inline(path: str, row: int) -> bytes:
     group, first = _group_of(path, row)
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(open_table(path)) as file:
         offset = row - first
         for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[IMAGE_COLUMN]):
             if offset < batch.num_rows:
@@ -84,14 +77,22 @@ def photo_bytes(value: pa.Scalar) -> bytes | None:
 @lru_cache(maxsize=16)
 def _row_groups(path: str, mtime_ns: int) -> tuple[int, ...]:
     del mtime_ns  # part of the cache's key only
-    metadata = pq.read_metadata(path)
+    metadata = pq.read_metadata(open_table(path))
     return tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+
+
+def _version(path: str) -> int:
+    """Return the time at which a manifest was written, ns since 1970."""
+    if (local := local_path(path)) is not None:
+        return Path(local).stat().st_mtime_ns
+    filesystem, name = filesystem_of(path)
+    return filesystem.get_file_info(name).mtime_ns or 0
 
 
 def _group_of(path: str, row: int) -> tuple[int, int]:
     """Return the row group that holds `row`, and that group's first row."""
     first = 0
-    for group, rows in enumerate(_row_groups(path, Path(path).stat().st_mtime_ns)):
+    for group, rows in enumerate(_row_groups(path, _version(path))):
         if row < first + rows:
             return group, first
         first += rows

@@ -18,8 +18,10 @@ from manifests.storage import Storage
 JOB_FILE = "_job.json"
 EXTRAS_FILE = "_state/extra_columns.arrow"
 PARAMS_FOLDER = "_state/params"
-SCHEMA_VERSION = 2
-"""2: result columns for generated pictures and inversions follow the first version's."""
+SCHEMA_VERSION = 3
+"""2: result columns for generated pictures and inversions follow the first version's.
+3: and the delivered file's hash.
+"""
 
 VERSION_PARAMS = frozenset(
     {"doodl_version", "algorithm_version", "shipped_model_revision", "recipe"}

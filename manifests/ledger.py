@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.schemas import LEDGER_SCHEMA
+from manifests.secrets import scrub
 from manifests.storage import Storage
 
 LEDGER = "_state/ledger"
@@ -68,7 +69,7 @@ class Ledger:
                 "attempt": attempt,
                 "state": state,
                 "error_type": error_type,
-                "error_tail": error_tail,
+                "error_tail": None if error_tail is None else scrub(error_tail),
                 "node": node,
                 "device": device,
                 "model": self._model,

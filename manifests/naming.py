@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from manifests.identity import hash_bytes
 from manifests.inline import inline_uri
 from manifests.paths import MAX_ROW_ID_BYTES, has_scheme, row_id_problem
+from manifests.secrets import scrub_uri
 
 
 class RowNames:
@@ -128,7 +129,8 @@ def resolve_plain_rows(
     below = pc.starts_with(uris, folder)
     names = pc.replace_substring_regex(uris, r"^(/|[A-Za-z][A-Za-z0-9+.-]+://)", "")
     names = pc.if_else(below, pc.utf8_slice_codeunits(uris, len(folder)), names)
-    if not _all_plain(names):
+    signed = pc.match_substring_regex(uris, r"^[A-Za-z][A-Za-z0-9+.-]+://[^ ]*[?@]")
+    if not _all_plain(names) or pc.any(signed).as_py():
         return None
     if row_ids is not None:
         if row_ids.null_count or not _all_plain(row_ids):
@@ -150,7 +152,7 @@ def _all_plain(names: pa.ChunkedArray) -> bool:
 def full_uri(uri: str, folder: str) -> tuple[str | None, str]:
     """Return what is wrong with a URI as written (None if nothing is), and its full form."""
     if "\x00" in uri:
-        return f"image_uri (={uri!r}) holds a NUL character; leave it out.", uri
+        return f"image_uri (={scrub_uri(uri)!r}) holds a NUL character; leave it out.", uri
     if uri.startswith("/") or has_scheme(uri) or os.path.isabs(uri):  # noqa: PTH117
         return None, uri
     if ".." in uri and ".." in uri.replace("\\", "/").split("/"):
@@ -162,7 +164,11 @@ def full_uri(uri: str, folder: str) -> tuple[str | None, str]:
 
 
 def name_of(uri: str, folder: str) -> str:
-    """Return the row_id a URI gives its row: below the manifest's folder the path from there."""
+    """Return the row_id a URI gives its row: below the manifest's folder the path from there.
+
+    What signs a URI, or lets its user in, is no part of the name: it changes, and is secret.
+    """
+    uri = scrub_uri(uri)
     if uri.startswith(folder + "/"):
         name = uri[len(folder) + 1 :]
     else:

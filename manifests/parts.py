@@ -27,7 +27,7 @@ EPOCH = b"doodl_epoch"  # in a file's schema metadata: the run that committed it
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 ROW_GROUP_ROWS = 65_536
 
-_PART = re.compile(r"^part-(\d{6,})\.parquet$")
+PART_NAME = re.compile(r"^part-(\d{6,})\.parquet$")
 
 
 def part_path(folder: str, number: int) -> str:
@@ -45,7 +45,7 @@ def list_parts(storage: Storage, folder: str) -> dict[int, Entry]:
     for entry in storage.files(folder):
         if entry.name.startswith((".", "_")):
             continue
-        match = _PART.match(entry.name)
+        match = PART_NAME.match(entry.name)
         if match is None:
             raise OutputCorruptError(
                 f"{storage.uri}/{folder}/{entry.name} is not a part of this job; "

@@ -59,6 +59,8 @@ class PlanOptions:
             those whose error_type is in `retryable`, all, or none.
         retryable: classes of failure that may well not happen again.
         only_failed: take up rows whose last result failed, and no others.
+        only_classes: with only_failed, only those whose error_type is among these; all if empty.
+        only_rows: take up these rows and no others; all if None.
         since: take up rows whose photo was modified at that instant or later.
         limit: at most so many rows to compute; copies and invalid rows do not count.
     """
@@ -67,6 +69,8 @@ class PlanOptions:
     retry_failed: Literal["retryable", "all", "none"] = "retryable"
     retryable: frozenset[str] = frozenset()
     only_failed: bool = False
+    only_classes: frozenset[str] = frozenset()
+    only_rows: frozenset[str] | None = None
     since: datetime | None = None
     limit: int | None = None
 
@@ -167,8 +171,14 @@ def plan_rows(
         NEW,
     )
     chosen = pc.and_(valid, is_any(state, COMPUTED))
+    if options.only_classes:
+        classes = pa.array(sorted(options.only_classes), pa.string())
+        of_class = true(pc.is_in(done["error_type"], value_set=classes).take(at))
+        has_failed = pc.and_(has_failed, of_class)
     selected = _selected(inputs, has_failed, options)
-    state = pc.if_else(pc.and_(chosen, pc.invert(selected)), DEFERRED, state)
+    left = pc.and_(chosen, pc.invert(selected))
+    # A row that is done stays so: `force` takes up selected rows only.
+    state = pc.if_else(left, pc.if_else(done_same, DONE, DEFERRED), state)
     state, sources, pending = find_copies(
         inputs, done, keys, state, force=options.force, limit=options.limit
     )
@@ -201,6 +211,9 @@ def _selected(inputs: pa.Table, has_failed: Any, options: PlanOptions) -> Any:
     selected = pa.scalar(True)
     if options.only_failed:
         selected = has_failed
+    if options.only_rows is not None:
+        named = pa.array(sorted(options.only_rows), pa.string())
+        selected = pc.and_(selected, pc.is_in(inputs["row_id"], value_set=named))
     if options.since is not None:
         if options.since.tzinfo is None:
             raise ManifestError(f"since (={options.since}) must name its time zone.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes
-from manifests.inline import IMAGE_COLUMN, photo_bytes
+from manifests.inline import IMAGE_COLUMN, open_table, photo_bytes
 from manifests.naming import full_uri, prompt_name, resolve_plain_rows, resolve_rows
+from manifests.paths import has_scheme
 from manifests.scan import scan_photos
 from manifests.schemas import INPUT_SCHEMA, MANIFEST_SCHEMA, RESERVED_NAMES
 
@@ -46,7 +47,9 @@ def read_manifest(
             file has follow INPUT_SCHEMA's in the table.
     Raises: ManifestError for a file that is no manifest: column, what it is, what it must be.
     """
-    path = Path(path).absolute()
+    path = os.fspath(path)
+    if not has_scheme(path):
+        path = str(Path(path).absolute())
     table, hashes = _read_file(path)
     if needs_image and hashes is None and "image_uri" not in table.column_names:
         raise ManifestError(
@@ -79,19 +82,19 @@ def read_manifest(
     return pa.table([*arrays, *extras.values()], schema=schema)
 
 
-def _read_file(path: Path) -> tuple[pa.Table, list[str | None] | None]:
+def _read_file(path: str) -> tuple[pa.Table, list[str | None] | None]:
     """Return the file's columns other than `image`, and the hashes of that one if it is there."""
-    suffix = path.suffix.lower()
+    suffix = PurePosixPath(path).suffix.lower()
     try:
         if suffix == ".csv":
             from pyarrow import csv
 
-            return csv.read_csv(path), None
+            return csv.read_csv(open_table(path)), None
         if suffix in (".jsonl", ".ndjson"):
             from pyarrow import json as arrow_json
 
-            return arrow_json.read_json(path), None
-        with pq.ParquetFile(path) as file:
+            return arrow_json.read_json(open_table(path)), None
+        with pq.ParquetFile(open_table(path)) as file:
             names = file.schema_arrow.names
             table = file.read(columns=[n for n in names if n != IMAGE_COLUMN])
             if IMAGE_COLUMN not in names:
@@ -107,7 +110,7 @@ def _read_file(path: Path) -> tuple[pa.Table, list[str | None] | None]:
     return table, hashes
 
 
-def _hash_images(file: pq.ParquetFile, path: Path) -> list[str | None]:
+def _hash_images(file: pq.ParquetFile, path: str) -> list[str | None]:
     kind = file.schema_arrow.field(IMAGE_COLUMN).type
     is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     if not (is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
@@ -124,7 +127,7 @@ def _hash_images(file: pq.ParquetFile, path: Path) -> list[str | None]:
 
 
 def _typed(
-    column: pa.ChunkedArray, field: pa.Field, path: Path, errors: dict[int, str]
+    column: pa.ChunkedArray, field: pa.Field, path: str, errors: dict[int, str]
 ) -> pa.ChunkedArray | pa.Array:
     """Return the column in the schema's type; values that are not of it become null and an error.
 
@@ -184,7 +187,7 @@ def _check_finite(columns: dict[str, Any], errors: dict[int, str]) -> None:
 
 
 def _resolved(
-    path: Path,
+    path: str,
     columns: dict[str, Any],
     hashes: list[str | None] | None,
     num_rows: int,
@@ -194,7 +197,7 @@ def _resolved(
     """Return the columns image_uri and row_id, in full."""
     uris, row_ids = columns.get("image_uri"), columns.get("row_id")
     if hashes is None:
-        plain = resolve_plain_rows(str(path), uris, row_ids)
+        plain = resolve_plain_rows(path, uris, row_ids)
         if plain is not None:
             return plain
     written_uris, written_ids = (
@@ -208,7 +211,7 @@ def _resolved(
         )
         names = [prompt_name(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     full_uris, own_ids = resolve_rows(
-        str(path),
+        path,
         written_uris,
         written_ids,
         hashes,
@@ -219,9 +222,9 @@ def _resolved(
     return pa.array(full_uris, pa.string()), pa.array(own_ids, pa.string())
 
 
-def _full_subjects(column: Any, path: Path, errors: dict[int, str]) -> pa.Array:
+def _full_subjects(column: Any, path: str, errors: dict[int, str]) -> pa.Array:
     rows: list[list[str] | None] = []
-    folder = str(path.parent)
+    folder = os.path.dirname(path)  # noqa: PTH120 (a path or a URI)
     for row, uris in enumerate(column.to_pylist()):
         resolved = [full_uri(uri, folder) for uri in uris or () if uri]
         problems = [problem for problem, _ in resolved if problem]
@@ -231,7 +234,7 @@ def _full_subjects(column: Any, path: Path, errors: dict[int, str]) -> pa.Array:
     return pa.array(rows, column.type)
 
 
-def _extra_columns(table: pa.Table, path: Path, own: Sequence[str]) -> dict[str, Any]:
+def _extra_columns(table: pa.Table, path: str, own: Sequence[str]) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     taken = set(table.column_names)
     if len(taken) < len(table.column_names):

@@ -94,6 +94,7 @@ class ResultRow:
     delta_e: float | None = None
     protected: float | None = None
     delivered_strength: float | None = None
+    edited_hash: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -106,6 +106,7 @@ RESULT_SCHEMA = pa.schema(
             pa.float64(),
             "strength, or less where only less pleased the judge",
         ),
+        _field("edited_hash", pa.string(), "hash of the delivered file's bytes"),
     ]
 )
 """One row per finished manifest row, in `OUT/results`; the manifest's extra columns follow.

@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 
 from manifests.paths import has_scheme, is_safe_relpath, local_path
+from manifests.remote import filesystem_of
 
 TEMP_FOLDER = "_state/tmp"
 
@@ -226,35 +227,49 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
     file.write(data)
 
 
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+
+
+def _unguarded() -> None: ...
+
+
 class ArrowStorage:
-    """Any storage pyarrow opens by URI (`s3://bucket/prefix`, `gs://…`), one PUT to a file."""
+    """Any storage of `manifests.remote` (`s3://bucket/prefix`, `gs://…`), one PUT to a file.
+
+    Attributes:
+        guard: asked before each write: raises once a driver has lost the folder to another.
+    """
 
     def __init__(self, uri: str, filesystem: pa.fs.FileSystem | None = None):
-        from pyarrow import fs
-
+        self.guard: Callable[[], None] = _unguarded
         self.uri = uri.rstrip("/")
         if filesystem is None:
             if not has_scheme(uri):
                 raise ValueError(f"uri (={uri!r}) must name its storage, as s3://bucket/folder.")
-            filesystem, root = fs.FileSystem.from_uri(uri)
+            filesystem, root = filesystem_of(uri)
         else:
             root = uri
-        self._fs = filesystem
+        self.filesystem = self._fs = filesystem
         self._root = root.rstrip("/")
+        # An object store has no folders: to make one would be a request more, and an object.
+        self._has_folders = filesystem.type_name not in _OBJECT_STORES
 
-    def _path(self, path: str) -> str:
+    def path(self, path: str) -> str:
+        """Return a file's path in the file system."""
         return f"{self._root}/{_checked(path)}".rstrip("/")
 
     def read(self, path: str) -> bytes:
-        with self._fs.open_input_stream(self._path(path)) as stream:
+        with self._fs.open_input_stream(self.path(path)) as stream:
             return stream.read()
 
     def open(self, path: str) -> pa.NativeFile:
-        return self._fs.open_input_file(self._path(path))
+        return self._fs.open_input_file(self.path(path))
 
     def write(self, path: str, data: bytes) -> None:
-        target = self._path(path)
-        self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+        self.guard()
+        target = self.path(path)
+        if self._has_folders:
+            self._fs.create_dir(target.rpartition("/")[0], recursive=True)
         with self._fs.open_output_stream(target) as stream:
             stream.write(data)
 
@@ -267,7 +282,7 @@ class ArrowStorage:
     def _infos(self, folder: str) -> Iterator[pa.fs.FileInfo]:
         from pyarrow import fs
 
-        selector = fs.FileSelector(self._path(folder), allow_not_found=True)
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         yield from sorted(self._fs.get_file_info(selector), key=lambda info: info.base_name)
 
     def files(self, folder: str) -> list[Entry]:
@@ -287,11 +302,12 @@ class ArrowStorage:
     def exists(self, path: str) -> bool:
         from pyarrow import fs
 
-        return self._fs.get_file_info(self._path(path)).type == fs.FileType.File
+        return self._fs.get_file_info(self.path(path)).type == fs.FileType.File
 
     def delete(self, path: str) -> None:
+        self.guard()
         with suppress(FileNotFoundError):
-            self._fs.delete_file(self._path(path))
+            self._fs.delete_file(self.path(path))
 
     def link(self, path: str, other: str) -> None:
         if not self.exists(other):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,9 @@ class _Worker:
             # Nodes may share a host's name, and a name may be given again: both are said.
             self._process.node = f"{socket.gethostname()}:{self._node_id[:8]}"
 
-    def ready(self) -> tuple[str, str]:
-        """Return (node id, node's name in the ledger) once the models are loaded."""
-        return self._node_id, self._process.node
+    def ready(self) -> tuple[str, str, int]:
+        """Return (node id, node's name in the ledger, process id) once the models are loaded."""
+        return self._node_id, self._process.node, os.getpid()
 
     def process(self, items: tuple[WorkItem, ...]) -> list[Any]:
         return self._process(items)
@@ -76,6 +78,8 @@ class _Slot:
     leaving: bool = False
     node_id: str = ""
     node: str = ""
+    pid: int = 0
+    used: bool = False
     items: tuple[WorkItem, ...] = ()
     submitted_at: float = 0.0
 
@@ -129,6 +133,7 @@ class RayPool:
             if spec.device == "auto":
                 spec = replace(spec, device="cuda" if num_gpus() else "cpu")
             self._spec = spec
+            self._own_node = ray.get_runtime_context().get_node_id()
             need = worker_need(spec)
             self._actor_class = ray.remote(
                 num_cpus=need["CPU"],
@@ -171,9 +176,17 @@ class RayPool:
     def in_flight(self) -> int:
         return sum(bool(slot.items) for slot in self._slots)
 
+    def has_fresh_room(self) -> bool:
+        if any(slot.idle and not slot.used for slot in self._slots):
+            return True
+        if all(slot.ready for slot in self._slots):  # else one that is loading will do
+            self._replace(next(slot for slot in self._slots if slot.idle))
+        return False
+
     def submit(self, items: Sequence[WorkItem]) -> None:
-        slot = next(slot for slot in self._slots if slot.idle)
-        slot.items = tuple(items)
+        fresh = any(item.fresh for item in items)
+        slot = next(slot for slot in self._slots if slot.idle and not (fresh and slot.used))
+        slot.items, slot.used = tuple(items), True
         slot.submitted_at = time.monotonic()
         slot.reference = slot.actor.process.remote(slot.items)
 
@@ -202,10 +215,10 @@ class RayPool:
                 raise UnusableEnvironmentError(f"a worker cannot start: {reason}") from error
         else:
             if slot.ready:
-                if slot.leaving:
+                if slot.leaving or any(outcome.unfit for outcome in value):
                     self._replace(slot)
                 return Completion(items, tuple(value))
-            slot.ready, (slot.node_id, slot.node) = True, value
+            slot.ready, (slot.node_id, slot.node, slot.pid) = True, value
             self._dead_starts = 0
             return None
         if not slot.ready:
@@ -250,12 +263,22 @@ class RayPool:
                 continue
             if time.monotonic() - slot.submitted_at > limit * len(slot.items):
                 items = slot.items
+                self._kill_process(slot)
                 self._replace(slot)
                 message = f"no result after {limit:g} s a row; its worker was killed"
                 expired.append(
                     Completion(items, worker_died=message, error_type=ROW_TIMEOUT, node=slot.node)
                 )
         return expired
+
+    def _kill_process(self, slot: _Slot) -> None:
+        """SIGKILL a worker that is on this machine: one that is stopped or hangs obeys only that.
+
+        Elsewhere it is Ray's: the node's own daemon ends the process.
+        """
+        if slot.pid and slot.node_id == self._own_node:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(slot.pid, signal.SIGKILL)
 
     def _replace(self, slot: _Slot) -> None:
         ray.kill(slot.actor)

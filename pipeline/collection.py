@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyarrow.compute as pc
 from manifests.commits import MANIFEST_FILE, OutputFolder
 from manifests.committed import committed_rows
 from manifests.errors import ManifestError
+from manifests.lease import lease_holder
 from manifests.parts import IMAGES, list_parts, open_part, part_path, read_part
 from manifests.schemas import RESULT_SCHEMA
+from manifests.storage import LocalStorage
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +84,12 @@ class OutputView:
         manifest = read_part(self.folder.storage, MANIFEST_FILE, ["row_id", "input_key"])
         return standing(manifest, self.folder.done())
 
+    def failures(self) -> dict[str, int]:
+        """Return the failed rows by class, the most frequent first."""
+        kinds = self.results(("row_id", "status", "error_type"))
+        failed = kinds.filter(pc.equal(kinds["status"], "failed"))["error_type"].to_pylist()
+        return dict(Counter(kind or "unknown" for kind in failed).most_common())
+
     def delivered(self, records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
         """Yield (row_id, bytes of the delivered file) of the records that have one, in any order.
 
@@ -117,6 +126,11 @@ class OutputView:
         `alive` is None when the note is another machine's, whose processes cannot be seen from
         here: a run that was killed there leaves its note until the next one.
         """
+        if not isinstance(self.folder.storage, LocalStorage):
+            lease = lease_holder(self.folder.storage)
+            if lease is None or lease["alive"] is False:
+                return None
+            return {name: lease.get(name) for name in ("pid", "host", "started_at", "alive")}
         try:
             holder = json.loads(self.folder.storage.read("_state/driver.json"))
             pid, host, started_at = (holder.get(n) for n in ("pid", "host", "started_at"))

@@ -13,6 +13,7 @@ import ray
 
 from pipeline.errors import UnusableEnvironmentError
 
+_START_TRIES = 3
 _UNREACHABLE = (OSError, RuntimeError, ValueError, ray.exceptions.RayError)
 
 
@@ -47,22 +48,35 @@ class PrivateRay:
         os.environ.pop("RAY_ADDRESS", None)
         _quiet()
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                resources=dict(resources or {}),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                # Only URIs and small rows pass through it; the default is 30 % of the memory.
-                object_store_memory=128 * 2**20,
-                configure_logging=False,
-            )
-        except _UNREACHABLE as error:
+            self._start(num_cpus, resources)
+        except BaseException:
             self.close()
-            raise UnusableEnvironmentError(
-                f"Ray cannot start here: {error}; try --runner inline."
-            ) from error
+            raise
+
+    @staticmethod
+    def _start(num_cpus: int, resources: Mapping[str, float] | None) -> None:
+        """Start it, again if need be: on a busy machine its parts miss Ray's own time limits."""
+        for attempt in range(_START_TRIES):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    resources=dict(resources or {}),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    # Only URIs and small rows pass through it; the default is 30 % of the memory.
+                    object_store_memory=128 * 2**20,
+                    configure_logging=False,
+                )
+            except Exception as error:  # Ray raises a bare one where its node starts too slowly
+                ray.shutdown()
+                if attempt + 1 < _START_TRIES and not isinstance(error, (OSError, ValueError)):
+                    continue
+                raise UnusableEnvironmentError(
+                    f"Ray cannot start here: {error}; try --runner inline."
+                ) from error
+            return
 
     def close(self) -> None:
         """End it, and go back to the folder the run was started in."""

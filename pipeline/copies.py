@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.commits import OutputFolder
+from manifests.identity import hash_bytes
 from manifests.rows import ResultRow
 from manifests.schemas import FILE_COLUMNS
+from manifests.secrets import scrub_uri
 from pipeline.outcomes import WorkItem
 from pipeline.plan import work_items
 from pipeline.spec import JobSpec
@@ -64,9 +66,14 @@ def copy_rows(
     return made, orphaned
 
 
+def _is_whole(source: ResultRow, data: bytes) -> bool:
+    """Return whether a delivered file is what its row says; older rows do not say."""
+    return source.edited_hash is None or hash_bytes(data) == source.edited_hash
+
+
 def _copy(folder: OutputFolder, source: ResultRow, item: WorkItem, spec: JobSpec) -> bool:
     data = folder.read_photo(source) if source.status == "ok" else None
-    if source.status == "ok" and data is None:
+    if source.status == "ok" and (data is None or not _is_whole(source, data)):
         return False
     others = {}
     for column in FILE_COLUMNS:
@@ -92,7 +99,7 @@ def _copy(folder: OutputFolder, source: ResultRow, item: WorkItem, spec: JobSpec
         row = replace(
             source,
             row_id=item.row_id,
-            image_uri=item.row.image_uri,
+            image_uri=None if item.row.image_uri is None else scrub_uri(item.row.image_uri),
             edited_uri=uri,
             extra=item.row.extra,
             **uris,

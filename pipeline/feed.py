@@ -16,7 +16,7 @@ from pipeline.errors import (
     PipelineError,
 )
 from pipeline.observers import Broadcast
-from pipeline.outcomes import POISON, Outcome, WorkItem
+from pipeline.outcomes import AGAIN, POISON, Outcome, WorkItem
 from pipeline.plan import RunChoice
 from pipeline.pools import Completion, Pool
 from pipeline.signals import StopRequest
@@ -75,9 +75,9 @@ class Feeder:
         exhausted = False
         while True:
             while pool.has_room() and self.going_on:
-                batch = self._next_batch(items)
+                batch = self._next_batch(pool, items)
                 if not batch:
-                    exhausted = True
+                    exhausted = not self._retries
                     break
                 pool.submit(batch)
                 self._submitted_at[batch[0].work_key] = time.monotonic()
@@ -94,8 +94,8 @@ class Feeder:
         if self.fault is not None:
             raise self.fault
 
-    def _next_batch(self, items: Iterator[WorkItem]) -> tuple[WorkItem, ...]:
-        if self._retries:
+    def _next_batch(self, pool: Pool, items: Iterator[WorkItem]) -> tuple[WorkItem, ...]:
+        if self._retries and (not self._retries[0].fresh or pool.has_fresh_room()):
             # Alone: a row that killed a worker may be poison, and would take others with it.
             return (self._retries.popleft(),)
         batch = []
@@ -116,6 +116,9 @@ class Feeder:
                 self.fault = DiskFullError(str(outcome.error_message))
             elif outcome.status == "unwritable":
                 self.fault = OutputUnwritableError(str(outcome.error_message))
+            elif outcome.status == AGAIN:
+                item = by_key[outcome.work_key]
+                self._retries.append(replace(item, attempt=item.attempt + 1, fresh=True))
             else:
                 self._count(outcome.row_id, outcome.status, outcome.error_message)
         begun = self._submitted_at.pop(completion.items[0].work_key, None) if by_key else None

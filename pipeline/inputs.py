@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +11,12 @@ import pyarrow.compute as pc
 from manifests.commits import LATENTS
 from manifests.errors import ManifestError
 from manifests.job import JOB_FILE
+from manifests.paths import has_scheme, local_path
 from manifests.reader import INVALID_ROW, read_manifest, scan_photos
+from manifests.scan_remote import scan_remote
 from pipeline.spec import DIRECTIONS, FROM_PROMPTS, LATENTS_SUFFIX, JobSpec
+
+MANIFEST_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 
 
 def load_rows(spec: JobSpec) -> pa.Table:
@@ -52,11 +56,15 @@ def scan_latents(photos: str) -> pa.Table:
 
 
 def load_input(photos: str) -> pa.Table:
-    """Return the input table of a folder of photos or of a manifest file.
+    """Return the input table of a folder of photos or of a manifest file, here or by URI.
 
     A row whose own options make no sense carries its error, as a row that cannot be read does.
     Raises: ManifestError if the path is neither a folder nor a manifest.
     """
+    if has_scheme(photos) and local_path(photos) is None:
+        if PurePosixPath(photos).suffix.lower() in MANIFEST_SUFFIXES:
+            return check_options(read_manifest(photos))
+        return scan_remote(photos)
     path = Path(photos)
     if path.is_dir():
         return scan_photos(path)

@@ -23,10 +23,17 @@ POISON = "PoisonRow"
 
 ROW_TIMEOUT = "RowTimeout"
 
+AGAIN = "again"
+"""Status of a row that is to be tried once more, alone and in a fresh process: not charged yet."""
+
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One row to compute; the hashes are those of the photos the keys were made from."""
+    """One row to compute; the hashes are those of the photos the keys were made from.
+
+    `fresh`: its last try ran out of memory or met a broken device, so this one is alone, in a
+    process that has done nothing before.
+    """
 
     row: ManifestRow
     input_key: str
@@ -34,6 +41,7 @@ class WorkItem:
     image_hash: str | None = None
     subject_hashes: tuple[str | None, ...] = ()
     attempt: int = 1
+    fresh: bool = False
 
     @property
     def row_id(self) -> str:
@@ -44,8 +52,9 @@ class WorkItem:
 class Outcome:
     """What became of one item.
 
-    `status` is a result row's; or `disk_full` or `unwritable`: the row could not be committed for
-    no fault of its own, stays pending, and the run stops.
+    `status` is a result row's; or AGAIN; or `disk_full` or `unwritable`: the row could not be
+    committed for no fault of its own, stays pending, and the run stops.
+    `unfit`: the process is not to be used again (out of memory, a device in error).
     """
 
     row_id: str
@@ -59,3 +68,4 @@ class Outcome:
     finished_at: datetime | None = None
     node: str = ""
     device: str = ""
+    unfit: bool = False

@@ -37,6 +37,8 @@ class RunChoice:
         force: compute selected rows again though they are done.
         retry_failed: retry every failed row, not only those that may go better next time.
         only_failed: take up failed rows and no others.
+        only_classes: with only_failed, only failures of these classes.
+        only_rows: take up these rows and no others.
         since: an instant (ISO 8601) or an age (`7d`, `12h`): only photos modified since.
         limit: at most so many rows.
         max_gpu_hours: stop in order once the workers have spent so many hours on photos; on a CPU
@@ -48,6 +50,8 @@ class RunChoice:
     force: bool = False
     retry_failed: bool = False
     only_failed: bool = False
+    only_classes: tuple[str, ...] = ()
+    only_rows: tuple[str, ...] | None = None
     since: str | None = None
     limit: int | None = None
     max_gpu_hours: float | None = None
@@ -72,6 +76,8 @@ class RunChoice:
             retry_failed="all" if retry_all else "retryable",
             retryable=frozenset(TRANSIENT_ERRORS),
             only_failed=self.only_failed,
+            only_classes=frozenset(self.only_classes),
+            only_rows=None if self.only_rows is None else frozenset(self.only_rows),
             since=None if self.since is None else parse_since(self.since),
             limit=self.limit,
         )

@@ -33,8 +33,11 @@ class Pool(Protocol):
     def has_room(self) -> bool:
         """Return whether a batch submitted now would start at once (or as soon as models load)."""
 
+    def has_fresh_room(self) -> bool:
+        """Return `has_room` of a worker that has done nothing yet; else see to it that there is."""
+
     def submit(self, items: Sequence[WorkItem]) -> None:
-        """Give a batch to a free worker."""
+        """Give a batch to a free worker; an item that is `fresh` to one that has done nothing."""
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
         """Return the batches that came back, after at most the timeout if there are none."""
@@ -65,6 +68,9 @@ class InlinePool:
 
     def has_room(self) -> bool:
         return not self._queue
+
+    def has_fresh_room(self) -> bool:
+        return self.has_room()  # there is no other process; what memory can be freed has been
 
     def submit(self, items: Sequence[WorkItem]) -> None:
         self._queue.append(tuple(items))

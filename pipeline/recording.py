@@ -41,7 +41,7 @@ class Recording:
             model_revision=spec.model_revision, params_fingerprint=fingerprint,
             device=spec.device, device_name=device_name(spec.device), runner=spec.runner,
             workers=spec.num_workers, batch_size=spec.batch_size, node=socket.gethostname(),
-            pid=os.getpid(), choice={k: v for k, v in chosen.items() if v not in (None, False)},
+            pid=os.getpid(), choice={k: v for k, v in chosen.items() if v not in (None, False, ())},
         )  # fmt: skip
 
     @contextmanager

@@ -255,10 +255,12 @@ class _Run:
     def _now_and_then(self, ledger: Ledger | None) -> None:
         now = time.monotonic()
         if now - self._compacted_at > _COMPACT_EVERY_SECONDS:
-            self.folder.compact()
+            with writing_output():
+                self.folder.compact()
             self._compacted_at = now
         if ledger is not None and now - self._flushed_at > _FLUSH_EVERY_SECONDS:
-            ledger.flush()
+            with writing_output():
+                ledger.flush()
             self._flushed_at = now
 
     def _settle(self, plan: Plan, feeder: Feeder) -> None:

@@ -26,6 +26,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+from manifests.secrets import scrub
 from manifests.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -36,21 +37,6 @@ KEPT_RUNS = 200
 _MAX_TEXT = 500
 _NAME = re.compile(r"run=([A-Za-z0-9][A-Za-z0-9._-]*)\.jsonl")
 _ENDS = ("finished", "crashed")
-
-_USER_INFO = re.compile(r"(?<=://)[^/\s@]+@")
-_QUERY = re.compile(r"(?<=\?)[^\s'\"]+")
-_TOKENS = re.compile(
-    r"\b(hf_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{8,}|AKIA[A-Z0-9]{12,}|"
-    r"(?i:bearer)\s+[A-Za-z0-9._~+/-]{8,}=*|ey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_.-]{10,})"
-)
-_NAMED = re.compile(r"(?i)\b([a-z_]*(?:token|secret|password|api_?key)[a-z_]*\s*[=:]\s*)[^\s,;&]+")
-
-
-def scrub(text: str) -> str:
-    """Return the text without what may be a secret: of URLs the user and the query, and tokens."""
-    if "://" in text:
-        text = _QUERY.sub("...", _USER_INFO.sub("...@", text))
-    return _NAMED.sub(r"\1...", _TOKENS.sub("...", text))
 
 
 class RunLog:

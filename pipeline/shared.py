@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+from manifests.paths import local_path
 from pipeline.errors import UnusableEnvironmentError
 from pipeline.spec import JobSpec
 
@@ -22,12 +23,14 @@ def in_ray_job() -> bool:
 def shared_paths(spec: JobSpec) -> list[str]:
     """Return the paths that every node must have: OUT, photos, subjects, masks, the model's folder.
 
-    A model that is no path is found in each node's own hub cache.
+    What is named by URI (`s3://…`) is shared as it is. A model that is no path is found in each
+    node's own hub cache.
     """
     photos = [spec.photos] if spec.photos else []
     model = [spec.model] if Path(spec.model).is_absolute() else []
     masks = [spec.protect] if spec.protect else []
-    return [spec.out, *photos, *spec.subjects, *masks, *model]
+    paths = [spec.out, *photos, *spec.subjects, *masks, *model]
+    return [path for path in paths if local_path(path) is not None]
 
 
 def check_shared(paths: list[str]) -> None:

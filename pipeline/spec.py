@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import doodl
@@ -16,6 +16,7 @@ from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
 from manifests.identity import hash_file
+from manifests.paths import local_path
 
 ALGORITHM_VERSION = 1
 """Raised when the same parameters would give other pixels: new rows carry a new fingerprint."""
@@ -56,9 +57,9 @@ class JobSpec:
     """One job.
 
     Attributes:
-        photos: absolute path of a folder of photos, or of a manifest (Parquet, CSV, JSON lines);
-            of photos or of prompts, as the task has it; empty if `prompts` says them all.
-        out: absolute path of the output folder.
+        photos: absolute path or URI of a folder of photos, or of a manifest (Parquet, CSV, JSON
+            lines); of photos or of prompts, as the task has it; empty if `prompts` says them all.
+        out: absolute path or URI of the output folder.
         task: enhance | generate | personalize | invert.
         model: `pocket` or the path of a diffusers pipeline folder. model_revision: its weights'.
         preset, overrides: the recipe's name, and the values of it the user has set otherwise.
@@ -232,6 +233,10 @@ class JobSpec:
         # Where the masks lie changes nothing; what is in them is in their rows' keys.
         return asked | ({"protect": "masks"} if self.protect else {})
 
+    def with_runner(self, runner: str) -> JobSpec:
+        """Return the same job for another runner."""
+        return dataclasses.replace(self, runner=runner)
+
     @property
     def guides(self) -> tuple[str, ...]:
         """The guides of rows that do not say their own, as text."""
@@ -305,8 +310,8 @@ def make_spec(photos: str | Path | None, out: str | Path | None = None, **option
             `optimiser.num_optim_steps`) to values.
     Raises: ValueError on an unknown preset or option; ModelError if the model is absent.
     """
-    photos = None if photos is None else Path(photos).expanduser().absolute()
-    out = Path(out).expanduser().absolute() if out is not None else default_out(photos)
+    photos = None if photos is None else _full(photos)
+    out = _full(out) if out is not None else default_out(photos)
     task = options.setdefault("task", "enhance")
     _check_choice("task", task, TASKS)
     options.setdefault("editor", _LOADERS[task])
@@ -328,6 +333,11 @@ def make_spec(photos: str | Path | None, out: str | Path | None = None, **option
         config=config,
         **options,
     )
+
+
+def loader_of(task: str) -> str:
+    """Return the `module:function` that loads a task's models."""
+    return _LOADERS[task]
 
 
 def model_revision(model: str) -> str:
@@ -391,13 +401,26 @@ def local_part(guide: GuideSpec) -> Path | None:
     return next((place for place in places if place.is_absolute() and place.exists()), None)
 
 
-def default_out(photos: Path | None) -> Path:
+def _full(place: str | Path) -> Path | str:
+    """Return the absolute path of a local place, any other's URI as it is."""
+    path = local_path(str(place))
+    return str(place).rstrip("/") if path is None else Path(path).expanduser().absolute()
+
+
+def default_out(photos: Path | str | None) -> Path | str:
     """Return `<photos>-doodl` beside the collection (a manifest's without its suffix).
 
     Prompts that are typed leave their pictures in `doodl-generated` where the person is.
+    Raises: ValueError for a whole bucket: there is nothing beside it.
     """
     if photos is None:
         return Path.cwd() / "doodl-generated"
+    if isinstance(photos, str):
+        if "/" not in photos.partition("://")[2]:
+            raise ValueError(f"{photos} is a whole bucket; say with --out where to write.")
+        suffix = PurePosixPath(photos).suffix.lower()
+        is_table = suffix in (".parquet", ".csv", ".jsonl", ".ndjson")
+        return (photos.removesuffix(suffix) if is_table else photos) + "-doodl"
     stem = photos.name if photos.is_dir() else photos.stem
     return photos.parent / f"{stem}-doodl"
 

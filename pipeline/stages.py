@@ -9,10 +9,11 @@ from __future__ import annotations
 import resource
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from doodl.errors import DoodlError
 from manifests.changes import Changes
 from manifests.commits import EDITED, OutputFolder
 from manifests.errors import ManifestError
-from manifests.identity import row_seed
+from manifests.identity import hash_bytes, row_seed
 from manifests.rows import ResultRow
+from manifests.secrets import scrub, scrub_uri
 from pipeline.beside import keep_mtime, sidecar
 from pipeline.errors import (
     DiskFullError,
@@ -30,8 +32,9 @@ from pipeline.errors import (
     output_error,
 )
 from pipeline.hardware import device_name
+from pipeline.memory import is_device_error, is_out_of_memory, release_memory
 from pipeline.metrics import WorkerMeter, device_memory_bytes
-from pipeline.outcomes import Outcome, WorkItem
+from pipeline.outcomes import AGAIN, Outcome, WorkItem
 from pipeline.spec import JobSpec, version
 from pipeline.tasks import (
     SUFFIXES,
@@ -186,6 +189,7 @@ class CommitRows:
         for name, value in done.values.items():
             setattr(row, name, value)
         row.edit_seconds = (times[1] - times[0]).total_seconds()
+        row.edited_hash = None if done.image is None else hash_bytes(done.image)
         with writing_output():
             if done.change is not None:
                 self.changes.save(item.work_key, done.change)
@@ -206,13 +210,14 @@ class CommitRows:
     def failed(self, item: WorkItem, error_type: str, message: str, times: Times) -> None:
         """Commit a row that could not be edited, with its class of error and one line why."""
         row = self._row(item, "failed", times)
+        message = scrub(message)
         row.error_type, row.error_message = error_type, one_line(message)
         with writing_output():
             try:
                 self.out.stage(row, None)
             except ManifestError as error:
                 # A value of the manifest's own that no result column takes: the row fails even so.
-                row.error_message = one_line(f"{message}; {error}")
+                row.error_message = one_line(f"{message}; {scrub(str(error))}")
                 bare = replace(row, extra={}, prompt=None, image_uri=None, negative_prompt=None)
                 self.out.stage(bare, None)
             self.out.checkpoints.drop(item.work_key)
@@ -233,7 +238,7 @@ class CommitRows:
             input_key=item.input_key,
             work_key=item.work_key,
             status=status,
-            image_uri=source.image_uri,
+            image_uri=None if source.image_uri is None else scrub_uri(source.image_uri),
             task=spec.task,
             seed=row_seed(item.work_key, source.seed if source.seed is not None else spec.seed),
             model=spec.model,
@@ -263,20 +268,18 @@ class RowProcessor:
 
     def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:
         """Process items that may share a batch; returns one outcome per item, in any order."""
-        started = _now()
+        watch = Watch()
         outcomes: list[Outcome] = []
         ready: list[tuple[WorkItem, Any]] = []
         for item in items:
             try:
                 ready.append((item, self.read(item)))
             except Exception as error:  # the row boundary
-                outcomes.append(self._charge(item, error, started))
-        outcomes.extend(self._work_and_commit(ready, started))
+                outcomes += self._failed([item], error, watch)
+        outcomes.extend(self._work_and_commit(ready, watch))
         return outcomes
 
-    def _work_and_commit(
-        self, ready: list[tuple[WorkItem, Any]], started: datetime
-    ) -> list[Outcome]:
+    def _work_and_commit(self, ready: list[tuple[WorkItem, Any]], watch: Watch) -> list[Outcome]:
         if not ready:
             return []
         items, inputs = [item for item, _ in ready], [read for _, read in ready]
@@ -288,43 +291,62 @@ class RowProcessor:
                 save_checkpoint=self.commit.save_checkpoint,
             )
         except Exception as error:  # the row boundary
-            if len(ready) == 1 or isinstance(error, PipelineError):
-                return [self._charge(item, error, started) for item in items]
+            alone = len(ready) == 1 or isinstance(error, PipelineError)
+            if alone or is_out_of_memory(error) or is_device_error(error):
+                return self._failed(items, error, watch)
             # One photo's fault must not fail the others of its batch: learn whose it is.
-            return [o for pair in ready for o in self._work_and_commit([pair], started)]
+            return [o for pair in ready for o in self._work_and_commit([pair], watch)]
         outcomes = []
         for (item, read), result in zip(ready, results, strict=True):
             try:
                 if isinstance(result, Exception):
                     raise result
                 done = self.work.finished(item, read, result)
-                self.commit.finished(item, done, (started, _now()))
-                outcomes.append(self._outcome(item, done.status, started))
+                self.commit.finished(item, done, watch.times())
+                outcomes.append(self._outcome(item, done.status, watch))
             except Exception as error:  # the row boundary
-                outcomes.append(self._charge(item, error, started))
+                outcomes += self._failed([item], error, watch)
         return outcomes
 
-    def _charge(self, item: WorkItem, error: Exception, started: datetime) -> Outcome:
+    def _failed(self, items: Sequence[WorkItem], error: Exception, watch: Watch) -> list[Outcome]:
+        """Charge rows, or have them tried again where the process is at fault and not the row.
+
+        Nobody is charged for a batch that was too large or broke its device. A row alone that ran
+        out of memory gets one more try, in a fresh process; one that broke its device gets none.
+        """
+        no_memory = is_out_of_memory(error)
+        unfit = no_memory or is_device_error(error)
+        if unfit:
+            release_memory()
+        if unfit and (len(items) > 1 or (no_memory and not items[0].fresh)):
+            kind, message = describe(error)
+            return [self._outcome(item, AGAIN, watch, kind, message, unfit) for item in items]
+        return [self._charge(item, error, watch, unfit) for item in items]
+
+    def _charge(
+        self, item: WorkItem, error: Exception, watch: Watch, unfit: bool = False
+    ) -> Outcome:
         """Commit the row as failed; unless the output folder is at fault, which is no row's."""
         kind, message = describe(error)
         try:
             if isinstance(error, (DiskFullError, OutputUnwritableError)):
                 raise error
-            self.commit.failed(item, kind, message, (started, _now()))
+            self.commit.failed(item, kind, message, watch.times())
         except (DiskFullError, OutputUnwritableError) as fault:
             status = "disk_full" if isinstance(fault, DiskFullError) else "unwritable"
-            return self._outcome(item, status, started, *describe(fault))
-        return self._outcome(item, "failed", started, kind, message)
+            return self._outcome(item, status, watch, *describe(fault), unfit)
+        return self._outcome(item, "failed", watch, kind, message, unfit)
 
     def _outcome(
         self,
         item: WorkItem,
         status: str,
-        started: datetime,
+        watch: Watch,
         error_type: str | None = None,
         error_message: str | None = None,
+        unfit: bool = False,
     ) -> Outcome:
-        finished = _now()
+        started, finished = watch.times()
         return Outcome(
             row_id=item.row_id,
             work_key=item.work_key,
@@ -337,17 +359,18 @@ class RowProcessor:
             finished_at=finished,
             node=self.node,
             device=self._device_name,
+            unfit=unfit,
         )
 
 
 def describe(error: BaseException) -> tuple[str, str]:
     """Return (class name, one-line message) for a result row."""
     kind = type(error).__name__
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "OutOfMemoryError", "out of memory while editing this photo"
     expected = isinstance(error, (DoodlError, ManifestError, PipelineError, OSError, ValueError))
     text = str(error) if expected else f"{kind}: {error}"
-    return kind, one_line(text) or kind
+    return kind, one_line(scrub(text)) or kind
 
 
 def one_line(text: str, limit: int = 500) -> str:
@@ -355,8 +378,16 @@ def one_line(text: str, limit: int = 500) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+class Watch:
+    """When a batch's work began, and how long ago: right though the machine's clock is set."""
+
+    def __init__(self) -> None:
+        self._started_at, self._started = datetime.now(UTC), time.monotonic()
+
+    def times(self) -> Times:
+        """Return when the work began and the instant now."""
+        elapsed = timedelta(seconds=time.monotonic() - self._started)
+        return self._started_at, self._started_at + elapsed
 
 
 def _peak_memory_bytes(device: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -15,24 +16,69 @@ SECONDS = "DOODL_TEST_SECONDS"
 DIE = "DOODL_TEST_DIE"
 
 
+def _fail(editor):
+    raise RuntimeError("asked to fail")
+
+
+def _no_memory(editor):
+    raise MemoryError
+
+
+def _no_memory_after_others(editor):
+    if editor.edits > 1:
+        raise MemoryError
+
+
+def _broken_device(editor):
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def _segfault(editor):
+    """What a decoder does that reads where it must not."""
+    ctypes.string_at(0)
+
+
+def _hang(editor):
+    """Hold the interpreter's lock in C for ever: no signal handler of Python's own would run."""
+    libc = ctypes.PyDLL(None)
+    while True:
+        libc.sleep(3600)
+
+
+FAULTS = {
+    "kill the worker": lambda editor: os.kill(os.getpid(), signal.SIGKILL),
+    "fail": _fail,
+    "no memory": _no_memory,
+    "no memory after others": _no_memory_after_others,
+    "broken device": _broken_device,
+    "segfault": _segfault,
+    "hang": _hang,
+}
+
+
 class FakeEditor:
-    """Inverts the photo's colours; a log file gets a line per edit, to count them."""
+    """Inverts the photo's colours; a log file gets a line per edit, to count them.
+
+    A prompt may ask for a fault: see FAULTS.
+    """
 
     def __init__(self, software: str) -> None:
         self.software = software
+        self.edits = 0
 
     def edit(self, requests, *, on_iteration=None):
+        if len(requests) > 1 and any(r.prompt == "large batch" for r in requests):
+            raise MemoryError
         return [self._edit(request) for request in requests]
 
     def _edit(self, request):
+        self.edits += 1
         time.sleep(float(os.environ.get(SECONDS, "0")))
         if (log := os.environ.get(LOG)) is not None:
             with Path(log).open("a") as stream:
                 stream.write(f"{request.seed}\n")
-        if request.prompt == "kill the worker":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if request.prompt == "fail":
-            raise RuntimeError("asked to fail")
+        if (fault := FAULTS.get(request.prompt)) is not None:
+            fault(self)
         return EditResult(
             encoded=encode_photo(request.photo, 255 - request.photo.pixels, software=self.software),
             status="ok",

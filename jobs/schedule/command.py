@@ -80,10 +80,15 @@ def make_command(
             raise UsageError(
                 f"--{name} would compute everything again each time; run it once by hand."
             )
-    photos: Path = context.params["photos"]
-    if check and not photos.exists():
+    photos: Path | str = context.params["photos"]
+    if check and isinstance(photos, Path) and not photos.exists():
         raise UsageError(f"{photos} does not exist; give a folder of photos or a manifest.")
     out = context.params["out"] or _default_out(photos)
+    if capture_here and isinstance(out, str):
+        raise UsageError(
+            f"{out}: a schedule of this machine keeps its log in its output folder, which must be "
+            "on a file system; give such a folder with --out."
+        )
     arguments = [f"--out={out}"]
     for parameter in enhance.params:
         if parameter.name in given - {"photos", "out", "if_running"}:
@@ -213,9 +218,9 @@ def _model(name: str) -> str:
     return str(path.absolute()) if path.is_dir() and name not in ("auto", "pocket") else name
 
 
-def _default_out(photos: Path) -> Path:
+def _default_out(photos: Path | str) -> Path | str:
     from pipeline.spec import default_out
 
-    if not photos.exists():
+    if isinstance(photos, Path) and not photos.exists():
         raise UsageError(f"{photos} is not on this machine; say where its results go with --out.")
     return default_out(photos)

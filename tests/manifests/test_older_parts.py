@@ -61,7 +61,7 @@ def test_the_next_run_gives_every_reader_the_same_columns(older):
         assert table.loc["new", "safety"] == "passed"
         assert pd.isna(table.loc["old", "safety"])
         assert dict(table["manifest_safety"]) == {"old": 7, "new": 8}
-    assert json.loads((older / "_job.json").read_text())["schema_version"] == 2
+    assert json.loads((older / "_job.json").read_text())["schema_version"] == 3
     done = folder.done().to_pylist()
     assert sorted(entry["row_id"] for entry in done) == ["new", "old"]
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.commits import OutputFolder
-from manifests.errors import CommitError, OutputCorruptError
+from manifests.errors import CommitError, OutputCorruptError, OutputLockedError
 from manifests.hashes import hash_inputs
 from manifests.identity import input_key, work_key
 from manifests.paths import edited_relpath
@@ -320,7 +320,7 @@ def test_object_storage_holds_the_same_folder(tmp_path: Path) -> None:
     store = PyFileSystem(FSSpecHandler(fs.filesystem("memory")))
     out = OutputFolder(ArrowStorage("bucket/out", store))
     out.open_job(JOB)
-    out._held = True  # leases come with issue 9
+    out._held = True
     assert out.recover().intents_redone == 0
     for i in range(3):
         commit(out, result(f"{i}.jpg", "failed" if i == 0 else "ok"))
@@ -340,7 +340,7 @@ def test_object_storage_holds_the_same_folder(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"photo")
     inputs = hash_inputs(scan_photos(tmp_path), out.storage)
     assert plan_rows(inputs, out.done(), "p").counts["new"] == 1
-    with pytest.raises(CommitError, match="needs a local or mounted folder"), out.lock():
+    with out.lock(), pytest.raises(OutputLockedError), OutputFolder(out.storage).lock():
         pass
     store.delete_dir("bucket")
 

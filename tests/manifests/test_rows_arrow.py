@@ -31,7 +31,8 @@ stop_reason, loss_curve, edit_seconds, model, model_revision, params_fingerprint
 device, started_at, finished_at"""
 # What generation and inversion tell besides; always at the end.
 LATER_COLUMNS = """negative_prompt, guides, guide_values_before, guide_values_after, num_subjects,
-safety, unguided_uri, latents_uri, autoencoder_psnr_db, delta_e, protected, delivered_strength"""
+safety, unguided_uri, latents_uri, autoencoder_psnr_db, delta_e, protected, delivered_strength,
+edited_hash"""
 
 SAFE_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FLOAT = st.floats(allow_nan=False)

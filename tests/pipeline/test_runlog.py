@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from manifests.commits import OutputFolder
+from manifests.secrets import scrub
 from manifests.storage import LocalStorage, open_storage
 from pipeline import runlog
 from pipeline.errors import UnusableEnvironmentError
 from pipeline.history import past_runs
 from pipeline.plan import RunChoice
 from pipeline.run import run_job
-from pipeline.runlog import RunLog, logged_runs, scrub
+from pipeline.runlog import RunLog, logged_runs
 from tests.photos import collection
 from tests.pipeline.conftest import spec_of
 

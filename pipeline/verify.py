@@ -1,0 +1,242 @@
+"""What an output folder says of itself against what lies in it: parts, staged rows, photos."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.committed import committed_rows
+from manifests.errors import OutputCorruptError
+from manifests.identity import hash_bytes, hash_file
+from manifests.parts import IMAGES, PART_NAME, RESULTS, open_part, read_part
+from manifests.paths import FILE_FOLDERS, is_safe_relpath
+from manifests.schemas import FILE_COLUMNS, RESULT_SCHEMA
+from manifests.settling import QUARANTINE
+from manifests.staging import STAGING, DamagedStagedError, read_staged
+from manifests.storage import Storage
+from manifests.walk import walk_files
+from pipeline.collection import OutputView
+
+logger = logging.getLogger(__name__)
+
+KINDS = {
+    "damaged": "a part or a staged row that cannot be read",
+    "foreign": "a file that is none of this job's, among its tables",
+    "double": "a row that two parts hold",
+    "missing": "a delivered file that is gone",
+    "changed": "a delivered file that is not what its row says",
+    "orphaned": "a file among the delivered ones that no row names",
+    "set aside": "a file that was moved to _state/quarantine: damaged, or none of this job's",
+    "clock": "a row whose times cannot be: the clock of its machine has jumped",
+}
+
+_COLUMNS = (
+    "row_id", "status", "started_at", "finished_at", "edited_hash", *FILE_COLUMNS,
+)  # fmt: skip
+_CLOCK_SLACK = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be: its kind (KINDS), its path or row, and why."""
+
+    kind: str
+    name: str
+    detail: str
+    row_id: str | None = None
+
+
+@dataclass
+class Verdict:
+    """What `verify_output` found.
+
+    Attributes:
+        rows: committed rows; photos: delivered files read; unhashed: those of older rows that do
+            not say their hash: they are there, and that is all that is known of them.
+    """
+
+    rows: int = 0
+    photos: int = 0
+    unhashed: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Return the findings by kind, those that there are."""
+        return dict(Counter(finding.kind for finding in self.findings))
+
+    def damaged_rows(self) -> list[str]:
+        """Return the row_ids whose delivered file is missing or changed."""
+        named = (f.row_id for f in self.findings if f.kind in ("missing", "changed"))
+        return sorted({row_id for row_id in named if row_id is not None})
+
+
+def verify_output(out: str, *, workers: int = 8) -> Verdict:
+    """Read everything that is committed and compare; change nothing.
+
+    Raises: ManifestError if the folder holds no job, or its `_job.json` is damaged.
+    """
+    view = OutputView(out)
+    storage = view.folder.storage
+    verdict = Verdict()
+    readable = _check_parts(storage, verdict)
+    _check_staged(storage, verdict)
+    unreadable = {f.name for f in verdict.findings if f.kind in ("damaged", "foreign")}
+    rows = committed_rows(
+        _Without(storage, unreadable),
+        pa.schema([RESULT_SCHEMA.field(name) for name in _COLUMNS]),
+        redo_epoch=view.job["redo"]["epoch"],
+    )
+    verdict.rows = rows.num_rows
+    _check_doubles(storage, readable[RESULTS], verdict)
+    _check_clocks(rows, verdict)
+    _check_files(storage, rows, verdict, workers)
+    _check_images(storage, readable[IMAGES], rows, verdict)
+    return verdict
+
+
+class _Without:
+    """A storage without the files that cannot be read: what is left can be."""
+
+    def __init__(self, storage: Storage, gone: set[str]) -> None:
+        self._storage, self._gone = storage, gone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def files(self, folder: str) -> list[Any]:
+        entries = self._storage.files(folder)
+        return [entry for entry in entries if f"{folder}/{entry.name}" not in self._gone]
+
+
+def _check_parts(storage: Storage, verdict: Verdict) -> dict[str, list[str]]:
+    """Return the parts that can be read, by folder."""
+    readable: dict[str, list[str]] = {RESULTS: [], IMAGES: []}
+    for folder, paths in readable.items():
+        for entry in storage.files(folder):
+            path = f"{folder}/{entry.name}"
+            if entry.name.startswith((".", "_")):
+                continue
+            if PART_NAME.match(entry.name) is None:
+                verdict.findings.append(Finding("foreign", path, "move it elsewhere"))
+                continue
+            try:
+                _read_through(storage, path)
+            except (OutputCorruptError, OSError, pa.ArrowException) as error:
+                verdict.findings.append(Finding("damaged", path, _first_line(error)))
+            else:
+                paths.append(path)
+    return readable
+
+
+def _read_through(storage: Storage, path: str) -> None:
+    """Decode a part, one row group at a time: damage may lie anywhere in it."""
+    with open_part(storage, path) as part:
+        for group in range(part.num_row_groups):
+            part.read_row_group(group)
+
+
+def _check_staged(storage: Storage, verdict: Verdict) -> None:
+    for entry in storage.files(STAGING):
+        path = f"{STAGING}/{entry.name}"
+        try:
+            read_staged(storage, entry.name)
+        except FileNotFoundError:
+            continue  # compacted meanwhile
+        except DamagedStagedError as error:
+            verdict.findings.append(Finding("damaged", path, _first_line(error)))
+    for entry in storage.files(QUARANTINE):
+        detail = "nothing reads it; delete it when you have looked at it"
+        verdict.findings.append(Finding("set aside", f"{QUARANTINE}/{entry.name}", detail))
+
+
+def _check_doubles(storage: Storage, parts: list[str], verdict: Verdict) -> None:
+    seen: dict[str, str] = {}
+    for path in parts:
+        for row_id in read_part(storage, path, ["row_id"])["row_id"].to_pylist():
+            if row_id in seen:
+                detail = f"in {seen[row_id]} and in {path}"
+                verdict.findings.append(Finding("double", row_id, detail, row_id))
+            seen[row_id] = path
+
+
+def _check_clocks(rows: pa.Table, verdict: Verdict) -> None:
+    latest = datetime.now(UTC) + _CLOCK_SLACK
+    ended = rows["finished_at"]
+    wrong = pc.or_(
+        pc.fill_null(pc.greater(ended, pa.scalar(latest, ended.type)), False),
+        pc.fill_null(pc.less(ended, rows["started_at"]), False),
+    )
+    for row in rows.filter(wrong).select(["row_id", "started_at", "finished_at"]).to_pylist():
+        detail = f"{row['started_at']} to {row['finished_at']}; nothing is decided by it"
+        verdict.findings.append(Finding("clock", row["row_id"], detail, row["row_id"]))
+
+
+def _check_files(storage: Storage, rows: pa.Table, verdict: Verdict, workers: int) -> None:
+    """Re-hash the delivered files, and name those that are gone, changed or nobody's."""
+    there = {path for folder in FILE_FOLDERS for path in walk_files(storage, folder.rstrip("/"))}
+    named: set[str] = set()
+    to_hash: list[tuple[str, str, str | None]] = []
+    for row in rows.select(["row_id", "edited_hash", *FILE_COLUMNS]).to_pylist():
+        for column in FILE_COLUMNS:
+            uri = row[column]
+            if uri is None:
+                continue
+            named.add(uri)
+            if not is_safe_relpath(uri) or uri not in there:
+                verdict.findings.append(Finding("missing", uri, "not there", row["row_id"]))
+            elif column == "edited_uri":
+                to_hash.append((row["row_id"], uri, row["edited_hash"]))
+    with ThreadPoolExecutor(workers) as pool:
+        hashes = pool.map(lambda one: _hash(storage, one[1]), to_hash)
+        for (row_id, uri, recorded), found in zip(to_hash, hashes, strict=True):
+            verdict.photos += 1
+            if recorded is None:
+                verdict.unhashed += 1
+            elif isinstance(found, Exception):
+                detail = f"cannot be read: {_first_line(found)}"
+                verdict.findings.append(Finding("changed", uri, detail, row_id))
+            elif found != recorded:
+                detail = f"its hash is {found}, its row says {recorded}"
+                verdict.findings.append(Finding("changed", uri, detail, row_id))
+    sidecars = {f"{uri}.json" for uri in named}
+    for path in sorted(there - named - sidecars):
+        verdict.findings.append(Finding("orphaned", path, "no row names it"))
+
+
+def _hash(storage: Storage, path: str) -> str | OSError:
+    try:
+        local = getattr(storage, "local", None)
+        return hash_bytes(storage.read(path)) if local is None else hash_file(local(path))
+    except OSError as error:
+        return error
+
+
+def _check_images(storage: Storage, parts: list[str], rows: pa.Table, verdict: Verdict) -> None:
+    """Compare the photos in the images parts with their rows' hashes."""
+    recorded = dict(zip(rows["row_id"].to_pylist(), rows["edited_hash"].to_pylist(), strict=True))
+    for path in parts:
+        for row_id, data in part_photos(storage, path):
+            want = recorded.get(row_id)
+            if want is not None and (data is None or hash_bytes(data) != want):
+                detail = "the photo in it is not what the row says"
+                verdict.findings.append(Finding("changed", path, detail, row_id))
+
+
+def part_photos(storage: Storage, path: str) -> Iterator[tuple[str, bytes | None]]:
+    """Yield (row_id, bytes) of an images part, a few at a time in memory."""
+    with open_part(storage, path) as part:
+        for batch in part.iter_batches(batch_size=16, columns=["row_id", "edited_image"]):
+            for row_id, image in zip(*(column.to_pylist() for column in batch), strict=True):
+                yield row_id, None if image is None else image["bytes"]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).partition("\n")[0][:300]
