@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +10,6 @@ import typer
 
 from jobs import console, exits
 from jobs.locations import local_only
-
-MAX_BYTES = 20_000_000
-
 
 Study = Annotated[
     Path, typer.Argument(help="The folder of the study.", parser=local_only, metavar="STUDY")
@@ -57,8 +53,13 @@ def register(app: typer.Typer) -> None:
 
 def show_human(study: Path, choices: Sequence[Path], accept: int, *, as_json: bool) -> int:
     """Print the figures of a study and return an exit code."""
-    from doodl.evaluation.human import pairwise_figures, rating_figures
-    from jobs.report.study import choice_files, read_key
+    from pipeline.human import (
+        choice_files,
+        pairwise_figures,
+        rating_figures,
+        read_key,
+        read_votes,
+    )
 
     key = read_key(study)
     votes = [vote for path in choice_files(choices) for vote in read_votes(path, key)]
@@ -72,40 +73,6 @@ def show_human(study: Path, choices: Sequence[Path], accept: int, *, as_json: bo
             figures = rating_figures(votes, num_levels=len(key["levels"]), accept=accept)
         _show_ratings(figures, key["levels"], accept, as_json=as_json)
     return exits.OK
-
-
-def read_votes(path: Path, key: dict[str, Any]) -> list[Any]:
-    """Return the votes that a page saved. Raises: UsageError if they are none of this study's."""
-    from doodl.evaluation.human import Vote
-
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise exits.UsageError(f"{path.name} holds more than any page saves.")
-        said = json.loads(path.read_text("utf-8"))
-        if said["doodl_study"] != 1 or not isinstance(said["choices"], list):
-            raise ValueError
-        study, kind, rater = said["study"], said["kind"], str(said["rater"])
-        chosen = [(entry["item"], entry["choice"]) for entry in said["choices"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise exits.UsageError(f"{path.name} is not what a study's page saves.") from error
-    if (study, kind) != (key["study"], key["kind"]):
-        raise exits.UsageError(f"{path.name} is of another study than the folder's.")
-    votes = []
-    for item, choice in chosen:
-        entry = key["items"].get(item) if isinstance(item, str) else None
-        if entry is None or not _valid(choice, key):
-            raise exits.UsageError(f"{path.name} has a choice that the page cannot have made.")
-        if kind == "pairwise":
-            votes.append(Vote(item, rater, choice if choice == "draw" else entry[choice]))
-        else:
-            votes.append(Vote(item, rater, choice, entry["method"]))
-    return votes
-
-
-def _valid(choice: Any, key: dict[str, Any]) -> bool:
-    if key["kind"] == "pairwise":
-        return choice in ("left", "right", "draw")
-    return type(choice) is int and 1 <= choice <= len(key["levels"])
 
 
 def _show_pairs(figures: Any, first: str, second: str, *, as_json: bool) -> None:

@@ -84,7 +84,8 @@ def _build(
     question: str,
     levels: list[str] | None = None,
 ) -> int:
-    from jobs.report.study import KEY_FILE, LEVELS, PAGE, Wanted, build_pairwise, build_rating
+    from jobs.report.study import LEVELS, PAGE, Wanted, build_pairwise, build_rating
+    from pipeline.human import KEY_FILE
 
     if levels is not None and len(levels) != len(LEVELS):
         raise exits.UsageError(f"--level is given {len(levels)} times; give it four times.")

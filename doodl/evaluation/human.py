@@ -118,7 +118,7 @@ def pairwise_figures(votes: Sequence[Vote], first: str, second: str) -> Pairwise
         )
 
     return PairwiseFigures(
-        aggregate=counted(Counter(vote.choice for vote in votes)),
+        aggregate=counted(Counter(choice for chosen in by_item.values() for choice in chosen)),
         majority=counted(majority),
         unanimous=counted(unanimous),
         score=bootstrap_interval(scores),
@@ -158,7 +158,7 @@ def _rated(votes: Sequence[Vote], method: str, num_levels: int, accept: int) -> 
         num_items=len(levels),
         counts=tuple(counts[level] for level in range(1, num_levels + 1)),
         mean=bootstrap_interval([sum(values) / len(values) for values in levels.values()]),
-        aggregate=sum(accepted.values()) / len(votes),
+        aggregate=sum(accepted.values()) / sum(map(len, levels.values())),
         majority=sum(2 * accepted[i] > len(levels[i]) for i in levels) / len(levels),
         unanimous=sum(accepted[i] == len(levels[i]) for i in levels) / len(levels),
         kappa=fleiss_kappa(list(by_item.values())),

@@ -78,7 +78,6 @@ def build_report(
     data = {
         "labels": ["unguided", "guided"] if made else ["before", "after"],
         "slide": [0, 1],
-        "absent": "not delivered",
         "statuses": list(STATES),
         "curves": ["loss"],
         "rows": rows,

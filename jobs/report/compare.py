@@ -66,8 +66,11 @@ def build_comparison(run_a: str, run_b: str, *, max_pictures: int = MAX_PICTURES
     if not a.keys() & b.keys():
         raise ManifestError(f"{run_a} and {run_b} have no photo in common; nothing to compare.")
     names = sorted(a.keys() | b.keys())
-    step = max(1.0, len(names) / max_pictures)
-    chosen = [names[int(i * step)] for i in range(min(len(names), max_pictures))]
+    shared = sorted(a.keys() & b.keys())
+    # Those of one run alone have nothing to be compared with: they come where there is room.
+    chosen = _spread(shared, max_pictures)
+    alone = sorted(a.keys() ^ b.keys())
+    chosen = sorted(chosen + _spread(alone, max_pictures - len(chosen)))
     folder = Path(run_b) / "report" / _folder_name(run_a)
     thumbnails = Thumbnails(folder / "thumbnails")
     thumbnails.make_before(views[1], _of(b, chosen))
@@ -81,7 +84,6 @@ def build_comparison(run_a: str, run_b: str, *, max_pictures: int = MAX_PICTURES
     data = {
         "labels": ["before", "A", "B"],
         "slide": [1, 2],
-        "absent": "not delivered",
         "statuses": statuses,
         "curves": ["A", "B"],
         "rows": rows,
@@ -103,6 +105,12 @@ def build_comparison(run_a: str, run_b: str, *, max_pictures: int = MAX_PICTURES
     write_whole(folder / "index.html", page)
     thumbnails.prune()
     return folder / "index.html"
+
+
+def _spread(names: list[str], count: int) -> list[str]:
+    """Return at most so many of the names, evenly."""
+    count = min(count, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
 
 
 def _folder_name(run: str) -> str:

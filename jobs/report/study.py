@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from doodl.errors import DoodlError
 from jobs.report.pages import render_page, write_whole
 from jobs.report.rows import MADE_OF_WORDS, text
 from pipeline.collection import OutputView
+from pipeline.human import KEY_FILE, StudyError
 from pipeline.pictures import before_thumbnails, delivered_thumbnails, source_thumbnails
 from pipeline.subjects import subject_uris
 
-KEY_FILE = "_key.json"
 PAGE = "page"
 SIDE_PX = 1024
 LEVELS = (
@@ -38,10 +37,6 @@ _COLUMNS = (
 _SCRIPTS = ("common.js", "study.js")
 _STYLES = ("base.css", "study.css")
 _MAX_SUBJECTS = 4
-
-
-class StudyError(DoodlError):
-    """A study cannot be made of these folders, or its files do not belong together."""
 
 
 @dataclass(frozen=True)
@@ -211,23 +206,3 @@ def _write(
     write_whole(folder / KEY_FILE, json.dumps(said, indent=1).encode())
     write_whole(folder / PAGE / "index.html", page)
     return folder / PAGE / "index.html"
-
-
-def read_key(folder: Path) -> dict[str, Any]:
-    """Return a study's key. Raises: StudyError if the folder is no study."""
-    try:
-        key = json.loads((folder / KEY_FILE).read_text("utf-8"))
-        if key["kind"] not in ("pairwise", "rating") or not isinstance(key["items"], dict):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{folder} is no study: it holds no readable {KEY_FILE}.") from error
-    return key
-
-
-def choice_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the JSON files that paths name: files, and those in folders, by name."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(p for p in path.glob("*.json") if p.name != KEY_FILE)
-        else:
-            yield path

@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024, help="longer side of the photos, px")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--at", type=Path, help="where to build (default: a temporary folder)")
+    parser.add_argument("--page", type=Path, help="measure this page, kept before; build nothing")
     parser.add_argument("--keep", action="store_true", help="leave what was built")
     args = parser.parse_args()
     if (why := missing()) is not None:
@@ -137,7 +138,10 @@ def main() -> None:
     root = args.at or Path(tempfile.mkdtemp(prefix="report-scale-"))
     root.mkdir(parents=True, exist_ok=True)
     try:
-        page, facts = build(root, args.rows, args.side)
+        if args.page is None:
+            page, facts = build(root, args.rows, args.side)
+        else:
+            page, facts = args.page.absolute(), {}
         facts |= browse(page, root / "profile", args.repeats)
         print(json.dumps({"rows": args.rows, "machine": machine(), **facts}, indent=1))
     finally:

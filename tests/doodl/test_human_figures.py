@@ -52,7 +52,10 @@ def test_one_rater_alone_is_majority_and_unanimous_at_once():
 
 def test_a_raters_later_word_stands():
     twice = [Vote("a", "x", "before"), Vote("a", "x", "after")]
-    assert counts(pairwise_figures(twice, "before", "after").majority) == (1, 0, 0, 0)
+    figures = pairwise_figures(twice, "before", "after")
+    assert counts(figures.majority) == counts(figures.aggregate) == (1, 0, 0, 0)
+    rated = [Vote("a", "x", 1), Vote("a", "x", 4), Vote("b", "x", 2)]
+    assert rating_figures(rated)[0].aggregate == 0.5
 
 
 def test_a_choice_of_another_study_is_refused():

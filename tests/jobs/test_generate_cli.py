@@ -67,7 +67,7 @@ def test_generate_makes_pictures_a_table_and_a_page_and_resumes(tmp_path, monkey
         assert (folder / "edited" / f"{row_id}.png").is_file() == (row["status"] == "ok")
         assert "text" in json.loads(row["guide_values_after"])
     page = (folder / "report" / "index.html").read_text()
-    assert "a photo of a &lt;sunflower&gt;" in page
+    assert "a photo of a \\u003csunflower\\u003e" in page
     assert "<sunflower>" not in page
     assert page.count("-before.jpg") == 2
     assert "generate, guides text=1, model pocket, preset pocket-text" in page

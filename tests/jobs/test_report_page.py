@@ -37,6 +37,7 @@ def browser(root):
 def report(browser, page):
     browser.get(page.as_uri())
     wait(browser, "document.documentElement.dataset.ready === 'true'")
+    to_photos(browser)
     yield browser
     # Whatever a test did: nothing ran that is not the page's, and nothing was asked of a network.
     assert complaints(browser) == []
@@ -58,6 +59,12 @@ def keys(driver, *pressed):
     for key in pressed:
         chain.send_keys(key)
     chain.perform()
+
+
+def to_photos(driver):
+    """Go to the photos, as the link at the page's head does; cards are drawn on the next frame."""
+    driver.execute_script("document.getElementById('tools').scrollIntoView()")
+    wait(driver, "document.querySelector('.item')")
 
 
 def element(driver, selector):
@@ -280,6 +287,7 @@ def test_two_runs_stand_side_by_side_and_either_against_the_photo(browser, root)
     assert page.parent.parent == runs[1] / "report"
     browser.get(page.as_uri())
     wait(browser, "document.documentElement.dataset.ready === 'true'")
+    to_photos(browser)
     assert count(browser) == "40 photos"
     choose(browser, "#sort", "judge_lead")
     leads = figures(browser, "judge, B − A")
@@ -287,7 +295,7 @@ def test_two_runs_stand_side_by_side_and_either_against_the_photo(browser, root)
     for button in browser.find_elements("css selector", "[data-status]"):
         if button.get_attribute("data-status") != "B higher":
             button.click()
-    browser.execute_script("document.querySelector('.open').click()")
+    browser.execute_script("view(shown.findIndex((row) => row.pics.every(Boolean)))")
     wait(browser, "document.querySelector('#stage .over')")
     below = element(browser, "#stage img")
     assert below.get_attribute("src").endswith("-first.jpg")
@@ -295,4 +303,11 @@ def test_two_runs_stand_side_by_side_and_either_against_the_photo(browser, root)
     assert below.get_attribute("src").endswith("-before.jpg")
     ActionChains(browser).key_up(Keys.SPACE).perform()
     assert below.get_attribute("src").endswith("-first.jpg")
+    element(browser, "#close").click()
+    # Where A delivers nothing the photo as it was stands under B.
+    lone = "rows.findIndex((r) => r.pics[0] && !r.pics[1] && r.pics[2])"
+    browser.execute_script(f"shown = [rows[{lone}]]; view(0)")
+    assert element(browser, "#stage img").get_attribute("src").endswith("-before.jpg")
+    assert element(browser, "#stage .over").get_attribute("src").endswith("-second.jpg")
+    assert [t.text for t in browser.find_elements("css selector", "#stage .tag")] == ["B", "before"]
     assert complaints(browser) == []

@@ -8,8 +8,9 @@ import pytest
 
 from jobs import exits
 from jobs.human import show_human
-from jobs.report.study import LEVELS, StudyError, Wanted, build_pairwise, build_rating, read_key
+from jobs.report.study import LEVELS, Wanted, build_pairwise, build_rating
 from manifests.errors import ManifestError
+from pipeline.human import StudyError, read_key
 from tests.browser import chromium, complaints, missing, set_theme
 from tests.jobs.test_report_page import CONTRAST, keys, wait
 from tests.reports import UGLY, finished_folder, personalised_folder
@@ -266,7 +267,7 @@ def spoilt(key, **changes):
 def test_files_that_are_not_this_studys_are_refused(root, pairs, tmp_path, changes, words):
     path = tmp_path / "choices.json"
     path.write_text(json.dumps(spoilt(pairs[1], **changes)))
-    with pytest.raises(exits.UsageError, match=words):
+    with pytest.raises((exits.UsageError, StudyError), match=words):
         show_human(root / "pairs", [path], 3, as_json=False)
 
 
@@ -275,5 +276,5 @@ def test_choices_that_no_page_offers_are_refused(root, pairs, tmp_path, choice):
     item = next(iter(pairs[1]["items"]))
     path = tmp_path / "choices.json"
     path.write_text(json.dumps(saved(pairs[1], "x", {item: choice})))
-    with pytest.raises(exits.UsageError, match="cannot have made"):
+    with pytest.raises(StudyError, match="cannot have made"):
         show_human(root / "pairs", [path], 3, as_json=False)

@@ -1,13 +1,14 @@
 // Charts as inline SVG, drawn again of the photos that are shown.
 
-const WIDE = 420, HIGH = 190, LEFT = 44, RIGHT = 12, TOP = 8, BOTTOM = 24;
+const WIDE = 420, HIGH = 165, LEFT = 44, RIGHT = 12, TOP = 8, BOTTOM = 24;
 
 function ticks(low, high, count = 5) {
   const span = high - low || 1;
   const raw = span / count, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= raw);
   const marks = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) marks.push(at);
+  // Counted, not added up: a sum of steps passes zero at 1e-17.
+  for (let n = Math.ceil(low / step - 1e-6); n * step <= high + step * 1e-6; n += 1) marks.push(n * step);
   return marks;
 }
 

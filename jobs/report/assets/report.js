@@ -97,9 +97,11 @@ function shot(row, which) {
   const label = data.labels[which], source = row.pics[which];
   const content = source
     ? el("img", { src: source, alt: `${label}: ${row.id}`, loading: "lazy", decoding: "async", draggable: "false" })
-    : el("span", { class: "none" }, which ? data.absent : "no picture");
+    : el("span", { class: "none" }, which ? absent(row) : "no picture");
   return el("span", { class: "shot" }, content, el("span", { class: "tag" }, label));
 }
+
+const absent = (row) => (row.status === "skipped" ? "left as it was" : "not delivered");
 
 function card(row, at) {
   const open = el("button", {
@@ -139,7 +141,15 @@ function focusCard(at) {
 
 // ---- the viewer
 
-let at = 0;
+// What lies under the slider and over it. A run that delivers nothing leaves the photo as it was.
+function pairOf(row) {
+  const [first, second] = data.slide;
+  const there = [first, second].filter((which) => which && row.pics[which]);
+  if (there.length === 2) return there;
+  return [row.pics[0] ? 0 : null, there.length ? there[0] : null];
+}
+
+let at = 0, under = null;
 function view(index) {
   at = Math.min(shown.length - 1, Math.max(0, index));
   const row = shown[at], dialog = byId("viewer");
@@ -147,17 +157,16 @@ function view(index) {
   byId("viewer-place").textContent = `${whole(at + 1)} of ${whole(shown.length)}`;
   byId("previous").disabled = at === 0;
   byId("next").disabled = at === shown.length - 1;
-  const [under, over] = data.slide;
+  const [below, over] = pairOf(row);
+  under = below ?? over;
+  const both = below !== null && over !== null;
   const stage = byId("stage");
   stage.replaceChildren();
-  const below = row.pics[under] ?? row.pics[0];
-  if (below) stage.append(big(row, row.pics[under] ? under : 0, ""));
-  const both = Boolean(row.pics[under] && row.pics[over]);
-  if (row.pics[over] && row.pics[over] !== below) stage.append(big(row, over, both ? "over" : ""));
-  if (both) stage.append(el("span", { class: "bar" }), el("span", { class: "tag right" }, data.labels[over]));
-  stage.append(el("span", { class: "tag" }, below ? data.labels[row.pics[under] ? under : 0] : "no picture"));
+  if (under !== null) stage.append(big(row, under, ""));
+  if (both) stage.append(big(row, over, "over"), el("span", { class: "bar" }), el("span", { class: "tag right" }, data.labels[over]));
+  stage.append(el("span", { class: "tag" }, under === null ? "no picture" : data.labels[under]));
   byId("slider").disabled = !both;
-  byId("hold").disabled = !row.pics[0] || row.pics.filter(Boolean).length < 2;
+  byId("hold").disabled = !both || !row.pics[0];
   slide(50);
   byId("side").replaceChildren(...details(row));
   if (!dialog.open) { dialog.showModal(); byId("slider").focus(); }
@@ -207,10 +216,10 @@ function hold(on) {
   const stage = byId("stage");
   stage.classList.toggle("hold", on);
   byId("hold").setAttribute("aria-pressed", String(on));
-  // Of three pictures the first lies under neither edge of the slider: it takes the lower one's place.
-  const below = stage.querySelector("img"), which = on ? 0 : data.slide[0];
-  if (below && data.slide[0] !== 0 && row.pics[which]) {
-    below.src = row.pics[which];
+  // Of three pictures the photo itself lies under neither edge: it takes the lower one's place.
+  if (under !== 0) {
+    const which = on ? 0 : under;
+    stage.querySelector("img").src = row.pics[which];
     stage.querySelector(".tag:not(.right)").textContent = data.labels[which];
   }
 }
