@@ -92,8 +92,8 @@ cluster.shutdown()
         self.folder, self.mark = Path(folder), uuid.uuid4().hex
         self.environment = bare_environment(
             **{MARK: self.mark}, **NICE, RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
-            RAY_health_check_initial_delay_ms="0", RAY_health_check_period_ms="500",
-            RAY_health_check_timeout_ms="500", RAY_health_check_failure_threshold="4",
+            RAY_health_check_initial_delay_ms="0", RAY_health_check_period_ms="1000",
+            RAY_health_check_timeout_ms="2000", RAY_health_check_failure_threshold="5",
         )  # fmt: skip
         for _ in range(START_TRIES):
             self._start()
