@@ -50,7 +50,23 @@ def read_manifest(
     path = os.fspath(path)
     if not has_scheme(path):
         path = str(Path(path).absolute())
+    try:
+        return _as_inputs(path, needs_image, own_columns)
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> ManifestError:
+    reason = str(error).partition("\n")[0]
+    return ManifestError(
+        f"{path} cannot be read as a manifest ({reason}); give a Parquet, CSV or JSONL file."
+    )
+
+
+def _as_inputs(path: str, needs_image: bool, own_columns: pa.Schema | None) -> pa.Table:
     table, hashes = _read_file(path)
+    # Damaged text and lengths that lie are found here, and not where a row's value is used.
+    table.validate(full=True)
     if needs_image and hashes is None and "image_uri" not in table.column_names:
         raise ManifestError(
             f"{path}: no column image_uri (or image); it has {', '.join(table.column_names)}. "
@@ -102,11 +118,8 @@ def _read_file(path: str) -> tuple[pa.Table, list[str | None] | None]:
             hashes = _hash_images(file, path)
     except FileNotFoundError:
         raise ManifestError(f"{path} does not exist; give a folder or a Parquet file.") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ManifestError(
-            f"{path} cannot be read as a manifest ({reason}); give a Parquet, CSV or JSONL file."
-        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return table, hashes
 
 

@@ -91,7 +91,7 @@ class Run:
                     found.append(process)
         return found
 
-    def wait(self, seconds=300):
+    def wait(self, seconds=500):
         """Wait for its end and return its exit code."""
         return self.process.wait(seconds)
 
@@ -122,7 +122,7 @@ def delivered(spec):
     return 0
 
 
-def wait_until(condition, what, seconds=180, run=None):
+def wait_until(condition, what, seconds=400, run=None):
     begun = time.monotonic()
     while not condition():
         assert run is None or run.process.poll() is None, f"ended before {what}: {run.output}"

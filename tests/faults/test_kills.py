@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.clusters import MARK, bare_environment, kill_marked
+from tests.clusters import MARK, START_TRIES, bare_environment, kill_marked
 from tests.fakes import LOG, SECONDS
 from tests.faults.harness import (
     NICE,
@@ -92,15 +92,22 @@ cluster.shutdown()
         self.folder, self.mark = Path(folder), uuid.uuid4().hex
         self.environment = bare_environment(
             **{MARK: self.mark}, **NICE, RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
-            RAY_health_check_initial_delay_ms="0", RAY_health_check_period_ms="500",
-            RAY_health_check_timeout_ms="500", RAY_health_check_failure_threshold="4",
+            RAY_health_check_initial_delay_ms="0", RAY_health_check_period_ms="1000",
+            RAY_health_check_timeout_ms="2000", RAY_health_check_failure_threshold="5",
         )  # fmt: skip
+        for _ in range(START_TRIES):
+            self._start()
+            if self.address:
+                return
+            self.stop()
+        raise AssertionError("Ray's test cluster does not start")
+
+    def _start(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.SCRIPT], cwd=folder, text=True, env=self.environment,
+            [sys.executable, "-c", self.SCRIPT], cwd=self.folder, text=True, env=self.environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.address = self.process.stdout.readline().strip()
-        assert self.address
 
     def say(self, word):
         self.process.stdin.write(f"{word}\n")

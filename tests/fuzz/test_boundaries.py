@@ -1,12 +1,11 @@
 """Fuzzing of what strangers hand in: manifests, and files that say they are photos.
 
-Each target runs for FUZZ_SECONDS (default 4) in a process of its own, whose memory is bounded;
-`DOODL_FUZZ_SECONDS=600` fuzzes for ten minutes. A crash, a hang, an error that is not one of ours
-or more memory than the bound fails the test, and the input is written where it says.
+Each target runs for FUZZ_SECONDS (default 4) in a process of its own that may map 1 GiB beyond what
+its libraries have; `DOODL_FUZZ_SECONDS=600` fuzzes for ten minutes. A crash, a hang, an error that
+is not one of ours or more memory than that fails the test, which names the input.
 """
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,19 +13,12 @@ from pathlib import Path
 import pytest
 
 FUZZ_SECONDS = float(os.environ.get("DOODL_FUZZ_SECONDS", "4"))
-MEMORY_BYTES = 3 * 2**30
-"""Address space of a target: libraries take half of it before the first input."""
-
 TARGETS = ("manifest_parquet", "manifest_csv", "manifest_jsonl", "manifest_values", "photo")
 
 
 @pytest.mark.timeout(FUZZ_SECONDS + 240)
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_a_stranger_hands_in_crashes_hangs_or_fills_the_memory(target, tmp_path):
-    def bounded():
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz.targets", target,
@@ -34,7 +26,6 @@ def test_nothing_a_stranger_hands_in_crashes_hangs_or_fills_the_memory(target, t
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1",
              "ARROW_DEFAULT_MEMORY_POOL": "system"},
-        preexec_fn=bounded,
         capture_output=True,
         text=True,
         timeout=FUZZ_SECONDS + 180,
