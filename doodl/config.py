@@ -222,7 +222,7 @@ _POCKET_SAMPLER = SamplerConfig(num_inference_steps=20, memory="budget:512MiB")
 _POCKET_GENERATION = EditConfig(
     sampler=replace(_POCKET_SAMPLER, guidance_scale=3.0),
     optimiser=OptimiserConfig(
-        num_optim_steps=15,
+        num_optim_steps=10,
         grad_clip_value=None,
         tie_gradients=True,
         tie_latents=True,
