@@ -28,7 +28,8 @@ from tests.faults.harness import (
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("rounds", "count"), [(2, 100), pytest.param(20, 1000, marks=pytest.mark.slow)]
+    ("rounds", "count"),
+    [pytest.param(2, 100, marks=pytest.mark.slow), pytest.param(20, 1000, marks=pytest.mark.slow)],
 )
 def test_random_kills_of_workers_and_drivers_lose_no_row_and_double_none(
     tmp_path, faults, rounds, count
