@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import gaierror
 
 OK = 0
 INTERNAL = 1
@@ -18,6 +20,7 @@ GPU_HOURS_BOUND = 8
 SIGINT = 130
 SIGTERM = 143
 
+_STORE = re.compile("AWS Error|google::cloud::Status|Couldn't resolve host|HTTP response")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNFIT = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 
@@ -62,6 +65,11 @@ def exit_code_of(error: BaseException) -> int | None:
     if isinstance(error, OSError):
         if error.errno in _FULL:
             return DISK_FULL
+        # A store that does not answer; Arrow's errors have no errno, and no class of their own.
+        if isinstance(error, (ConnectionError, TimeoutError, gaierror)) or _STORE.search(
+            str(error)
+        ):
+            return ENVIRONMENT
         unfit = (PermissionError, FileNotFoundError, NotADirectoryError)  # errno may be missing
         if error.errno in _UNFIT or isinstance(error, unfit):
             return ENVIRONMENT

@@ -86,6 +86,8 @@ def _s3_client(bucket: str, endpoint: str | None, region: str | None) -> pa.fs.F
 def _arrow_root(uri: str) -> pa.fs.FileSystem:
     from pyarrow import fs
 
+    if uri.startswith(("gs:", "gcs:")):
+        uri += "?retry_limit_seconds=15"  # Arrow's own limit is a quarter of an hour
     return fs.FileSystem.from_uri(uri)[0]
 
 

@@ -153,8 +153,21 @@ def test_a_path_that_is_not_there_is_one_line_and_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["enhance", "plan", "score", "status", "report", "run"])
-def test_an_object_store_is_refused_and_never_becomes_a_folder(
+@pytest.mark.parametrize("command", ["enhance", "plan", "status"])
+def test_a_store_that_does_not_answer_is_one_line_and_exit_6(
+    tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    code, err = doodl_batch_here(monkeypatch, capsys, command, "s3://bucket/photos")
+    assert code == exits.ENVIRONMENT
+    assert "127.0.0.1" in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["score", "report", "run"])
+def test_an_object_store_is_refused_where_only_files_will_do(
     tmp_path, monkeypatch, capsys, command
 ):
     monkeypatch.chdir(tmp_path)
@@ -162,14 +175,6 @@ def test_an_object_store_is_refused_and_never_becomes_a_folder(
     assert code == exits.USAGE
     assert err.startswith("error: s3://bucket/photos is not on a local or mounted file system")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_out_on_an_object_store_is_refused_too(tmp_path, monkeypatch, capsys):
-    photos = collection(tmp_path / "photos", 1)
-    monkeypatch.chdir(tmp_path)
-    code, err = doodl_batch_here(monkeypatch, capsys, "enhance", photos, "--out", "gs://bucket/out")
-    assert (code, "gs://bucket/out is not" in err) == (exits.USAGE, True)
-    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 
 
 def test_a_file_uri_is_a_path(tmp_path, monkeypatch, capsys):
