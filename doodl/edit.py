@@ -15,8 +15,6 @@ from doodl.backbones import Backbone, load_backbone
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
 from doodl.delivery import Delivery, deliver, edit_words
-from doodl.denoiser import NoisePredictor
-from doodl.edict import generate, invert
 from doodl.errors import DoodlError, InversionError, OptimisationError
 from doodl.fidelity import psnr_db, ssim
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
@@ -25,7 +23,7 @@ from doodl.hub import find_model
 from doodl.images import Photo, decode_photo, model_view
 from doodl.objective import Aim, EnhanceProblem
 from doodl.optimise import LatentState, optimise
-from doodl.schedule import Schedule
+from doodl.sampling import check_sampler, round_trip
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
 
 logger = logging.getLogger(__name__)
@@ -141,7 +139,8 @@ class PhotoEditor:
                 "of the way with sampler.depth."
             )
         # Here and not at the first photo: no photo is at fault for them.
-        backbone.schedule(config.sampler.num_inference_steps, config.sampler.depth)
+        sampler = config.sampler
+        check_sampler(backbone.schedule(sampler.num_inference_steps, sampler.depth), sampler)
         parse_memory(config.sampler.memory)
 
     def view(self, photo: Photo) -> Tensor:
@@ -186,16 +185,16 @@ class PhotoEditor:
         schedule = self.backbone.schedule(
             sampler.num_inference_steps, sampler.depth, size_px=(height, width)
         )
-        x, y, x_0, errors = self._invert(predictor, schedule, self.backbone.encode(views))
+        trip = round_trip(predictor, self.backbone.encode(views), schedule, sampler)
         results: list[EditResult | DoodlError] = [
             InversionError("the inversion left the finite numbers; try more steps.")
             for _ in requests
         ]
-        places = [i for i, error in enumerate(errors) if math.isfinite(error)]
+        places = [i for i, error in enumerate(trip.errors) if math.isfinite(error)]
         if not places:
             return results
         with torch.no_grad():
-            bases = self.backbone.decode(x_0[places])
+            bases = self.backbone.decode(trip.x_0[places])
         problem = EnhanceProblem.of(
             self.backbone,
             predictor.keep(places),
@@ -207,7 +206,7 @@ class PhotoEditor:
             grey=[requests[i].photo.grey for i in places],
             rows=[requests[i].row for i in places],
         )
-        states = [_start_or_resume(requests[i], x[i], y[i]) for i in places]
+        states = [_start_or_resume(requests[i], trip.x[i], trip.y[i]) for i in places]
 
         def report(running: Sequence[LatentState]) -> None:
             if on_iteration is not None:
@@ -220,27 +219,10 @@ class PhotoEditor:
             places, states, bases.split(1), images.split(1), strict=True
         ):
             try:
-                results[i] = self._deliver(requests[i], base, image, state, errors[i])
+                results[i] = self._deliver(requests[i], base, image, state, trip.errors[i])
             except DoodlError as error:  # its batch has been paid for
                 results[i] = error
         return results
-
-    @torch.no_grad()
-    def _invert(
-        self, predictor: NoisePredictor, schedule: Schedule, latents: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, list[float]]:
-        """Return (x_T, y_T), x_0 back from there, and each photo's relative RMS error of the two.
-
-        The error is not finite where the way there or back is not.
-        """
-        p = self.config.sampler.p
-        x, y = invert(predictor, latents, latents, schedule, mix_weight=p)
-        x_0, y_0 = generate(predictor, x, y, schedule, mix_weight=p)
-        squared = (x_0 - latents).square() + (y_0 - latents).square()
-        # A photo whose latents are all zero has no scale to compare with, and no NaN either.
-        rms = latents.square().mean((1, 2, 3)).sqrt().clamp_min(torch.finfo(latents.dtype).tiny)
-        errors = (squared.mean((1, 2, 3)) / 2).sqrt() / rms
-        return x, y, x_0, errors.tolist()
 
     @torch.no_grad()
     def _render_best(self, problem: EnhanceProblem, states: Sequence[LatentState]) -> Tensor:

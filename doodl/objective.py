@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from doodl.adjoint import generate_with_grad
 from doodl.backbones import Backbone
 from doodl.config import EditConfig
 from doodl.denoiser import NoisePredictor
 from doodl.guidance.aesthetic import check_direction
 from doodl.guidance.guidance import BoundGuidance, Guidance, GuideRow
 from doodl.optimise import Judgement
+from doodl.sampling import generate_with_grad
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble
 from doodl.transfer import TransferFit, apply_transfer
@@ -141,10 +141,7 @@ class EnhanceProblem:
         )
 
     def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        sampler = self.config.sampler
-        return generate_with_grad(
-            self.predictor, x, y, self.schedule, mix_weight=sampler.p, memory=sampler.memory
-        )
+        return generate_with_grad(self.predictor, x, y, self.schedule, self.config.sampler)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.backbone.decode(latents)

@@ -58,6 +58,7 @@ MEANINGS: dict[str, str] = {
     "sampler.memory": "activations: checkpoint, invert, full or budget:SIZE; not the result",
     "sampler.guidance_scale": "classifier-free guidance; 1 is none",
     "sampler.optimise_at": "generation: steps left when optimising begins; none is all of them",
+    "sampler.kind": "edict, or belm: O-BELM, one network call a step instead of two",
     "optimiser.num_optim_steps": "updates of the noise",
     "optimiser.learning_rate": "step length",
     "optimiser.momentum": "share of the last update that goes on",
@@ -98,6 +99,20 @@ def preset_values(name: str) -> list[tuple[str, Any, str]]:
             node = node[part]
         rows.append((key, node, MEANINGS[key]))
     return rows
+
+
+def sampler_overrides(kind: str) -> dict[str, Any]:
+    """Return what a recipe must change to run on a sampler: nothing for edict, every recipe's own.
+
+    Raises: ValueError on an unknown sampler.
+    """
+    SamplerConfig(kind=kind)
+    if kind == "edict":
+        return {}
+    # The recipes of generation tie EDICT's pair, which is of one time; O-BELM's is not.
+    return {
+        "sampler.kind": kind, "optimiser.tie_latents": False, "optimiser.decode_pair": False,
+    }  # fmt: skip
 
 
 def config_names() -> list[str]:

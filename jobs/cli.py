@@ -11,7 +11,17 @@ import typer
 
 from jobs import console, exits
 from jobs.evaluate_commands import app as evaluate_app
-from jobs.options import BatchSize, Json, Model, Preset, Set, assignment, path_argument, path_of
+from jobs.options import (
+    BatchSize,
+    Json,
+    Model,
+    Preset,
+    Sampler,
+    Set,
+    path_argument,
+    path_of,
+    recipe_overrides,
+)
 from jobs.schedule.commands import app as schedule_app
 
 app = typer.Typer(
@@ -208,6 +218,7 @@ def spec_options(
     model: str,
     preset: str | None,
     overrides: list[str] | None,
+    sampler: str | None = None,
     **others: Any,
 ) -> dict[str, Any]:
     """Return the options of a job spec from those of the command line."""
@@ -216,7 +227,7 @@ def spec_options(
     options["target"], options["model"] = target, model
     if preset is not None:
         options["preset"] = preset
-    options["overrides"] = dict(assignment(text) for text in overrides or [])
+    options["overrides"] = recipe_overrides(overrides, sampler)
     return options
 
 
@@ -242,6 +253,7 @@ def enhance(
     model: Model = "auto",
     preset: Preset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     strength: Strength = 1.0,
     prompt: Prompt = "",
     seed: Seed = None,
@@ -291,6 +303,7 @@ def enhance(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
+        sampler=sampler,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
         deliver=deliver, detail=detail, sidecar=sidecar,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size,
@@ -330,6 +343,7 @@ def generate(
     model: GenerateModel = "auto",
     preset: GeneratePreset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     safety_checker: SafetyChecker = "auto",
     images: Images = "both",
     workers: Workers = 0,
@@ -364,6 +378,7 @@ def generate(
 
     options = prompt_options(
         prompts=prompt, guides=guide, overrides=overrides, direction=direction, target=target,
+        sampler=sampler,
         model=model, preset=preset, negative_prompt=negative_prompt, num_seeds=seeds, seed=seed,
         size=size, image_format=format, safety_checker=safety_checker, images=images,
         num_workers=workers, batch_size=batch_size, runner=runner, device=device,
@@ -409,6 +424,7 @@ def personalize(
     model: GenerateModel = "auto",
     preset: GeneratePreset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     safety_checker: SafetyChecker = "auto",
     images: Images = "both",
     max_pixels: MaxPixels = 200_000_000,
@@ -443,6 +459,7 @@ def personalize(
 
     options = prompt_options(
         prompts=prompt, guides=guide, overrides=overrides, direction=direction, target=target,
+        sampler=sampler,
         model=model, preset=preset, negative_prompt=negative_prompt, num_seeds=seeds, seed=seed,
         size=size, image_format=format, safety_checker=safety_checker, images=images,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size, runner=runner,
@@ -470,6 +487,7 @@ def invert(
     model: GenerateModel = "auto",
     preset: GeneratePreset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     prompt: Prompt = "",
     format: Format = "png",
     images: Images = "both",
@@ -505,6 +523,7 @@ def invert(
 
     options = spec_options(
         direction=None, target=None, model=model, preset=preset, overrides=overrides,
+        sampler=sampler,
         prompt=prompt, image_format=format, images=images, max_pixels=max_pixels,
         num_workers=workers, batch_size=batch_size, runner=runner, device=device,
         row_timeout_seconds=row_timeout, max_attempts=max_attempts, breaker=breaker,
@@ -529,6 +548,7 @@ def plan(
     model: Model = "auto",
     preset: Preset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     strength: Strength = 1.0,
     prompt: Prompt = "",
     seed: Seed = None,
@@ -573,6 +593,7 @@ def plan(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
+        sampler=sampler,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
         num_workers=workers, device=device, deliver=deliver, detail=detail,
     )  # fmt: skip

@@ -39,7 +39,19 @@ Set = Annotated[
         "--set", metavar="NAME=VALUE", help="Override one value of the preset; repeatable."
     ),
 ]
+Sampler = Annotated[
+    str | None, typer.Option(help="edict, or belm: one network call a step.  [default: edict]")
+]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
+
+
+def recipe_overrides(texts: list[str] | None, sampler: str | None) -> dict[str, Any]:
+    """Return what --sampler and each --set change of the recipe; --set has the last word."""
+    from doodl.presets import sampler_overrides
+
+    with exits.usage_errors():
+        changes = sampler_overrides(sampler) if sampler is not None else {}
+    return {**changes, **dict(assignment(text) for text in texts or [])}
 
 
 def assignment(text: str) -> tuple[str, Any]:

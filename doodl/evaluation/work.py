@@ -15,7 +15,14 @@ from doodl.evaluation.cases import Case, Draw, Prepared, prepare
 from doodl.evaluation.methods import METHODS, Cost, Edited, counted, make_request, run_method
 from doodl.evaluation.metrics import rms_change
 from doodl.evaluation.referee import load_referee
-from doodl.evaluation.rows import Measured, Models, Run, fingerprint, measure
+from doodl.evaluation.rows import (
+    Measured,
+    Models,
+    Run,
+    fingerprint,
+    measure,
+    recipe_values,
+)
 from doodl.evaluation.strengths import Strength, match_strength
 from doodl.hub import find_model
 from doodl.images import decode_photo
@@ -78,7 +85,7 @@ class EvaluationSpec:
             "method": method,
             "direction": direction,
             "strength": strength,
-            "config": self.config.to_dict(),
+            "config": recipe_values(self.config),
             "max_px": self.draw.max_px,
             "revisions": revisions,
         }
