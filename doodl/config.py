@@ -20,6 +20,8 @@ def default_mix_weight(num_inference_steps: int) -> float:
 
 
 SAMPLERS = ("edict", "belm")
+METHODS = ("doodl", "one-step", "hybrid", "pixel", "autoencoder")
+"""How a photo is edited; see `doodl.methods`."""
 
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
@@ -164,6 +166,8 @@ class EditConfig:
         neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
         judge_tolerance: points that the judge may fall where no aesthetic guide asks it to rise.
+        method: doodl | one-step | hybrid | pixel | autoencoder (`doodl.methods`).
+        step_guidance: one-step and hybrid: weight of the gradient in each step's noise prediction.
     """
 
     sampler: SamplerConfig = SamplerConfig()
@@ -179,12 +183,21 @@ class EditConfig:
     neutral_weight: float = 0.0
     stop_score: float | None = None
     judge_tolerance: float = 0.5
+    method: str = "doodl"
+    step_guidance: float = 32.0
 
     def __post_init__(self) -> None:
         _check_fields(self, "", ("working_px", "num_crops"))
         if not isinstance(self.guides, tuple) or any(type(g) is not str for g in self.guides):
             raise ValueError(f"guides (={self.guides!r}) must be a list of guides, as text.")
         parse_guides(self.guides)
+        if self.method not in METHODS:
+            raise ValueError(f"method (={self.method!r}) must be one of {', '.join(METHODS)}.")
+        if self.sampler.kind != "edict" and self.method != "doodl":
+            raise ValueError(
+                f"sampler.kind {self.sampler.kind} is for method doodl; {self.method} has a way "
+                "of its own. Leave one of them out."
+            )
         if self.sampler.kind == "belm":
             self._check_pair_of_times()
 

@@ -188,6 +188,10 @@ class EnhanceProblem:
             fidelity_weights=self.fidelity_weights[index],
         )
 
+    def with_bases(self, bases: Tensor) -> EnhanceProblem:
+        """Return the problem with the change measured from other images (B, 3, H, W)."""
+        return replace(self, bases=bases, fit=TransferFit(bases, grey=self.grey))
+
     def _good_enough(self, final: Tensor, values: dict[str, Tensor]) -> Tensor:
         stop = self.config.stop_score
         scores = [values[spec.name] for spec in self.guidance.specs if spec.kind == "aesthetic"]

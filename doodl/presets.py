@@ -83,6 +83,8 @@ MEANINGS: dict[str, str] = {
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",
     "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
     "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",
+    "method": "photos: doodl, or a rival: one-step, hybrid, pixel or autoencoder",
+    "step_guidance": "one-step and hybrid: weight of the gradient in each step",
 }
 
 

@@ -14,6 +14,7 @@ from jobs.evaluate_commands import app as evaluate_app
 from jobs.options import (
     BatchSize,
     Json,
+    Method,
     Model,
     Preset,
     Sampler,
@@ -219,6 +220,7 @@ def spec_options(
     preset: str | None,
     overrides: list[str] | None,
     sampler: str | None = None,
+    method: str | None = None,
     **others: Any,
 ) -> dict[str, Any]:
     """Return the options of a job spec from those of the command line."""
@@ -227,7 +229,7 @@ def spec_options(
     options["target"], options["model"] = target, model
     if preset is not None:
         options["preset"] = preset
-    options["overrides"] = recipe_overrides(overrides, sampler)
+    options["overrides"] = recipe_overrides(overrides, sampler, method)
     return options
 
 
@@ -254,6 +256,7 @@ def enhance(
     preset: Preset = None,
     overrides: Set = None,
     sampler: Sampler = None,
+    method: Method = None,
     strength: Strength = 1.0,
     prompt: Prompt = "",
     seed: Seed = None,
@@ -303,7 +306,7 @@ def enhance(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
-        sampler=sampler,
+        sampler=sampler, method=method,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
         deliver=deliver, detail=detail, sidecar=sidecar,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size,
@@ -549,6 +552,7 @@ def plan(
     preset: Preset = None,
     overrides: Set = None,
     sampler: Sampler = None,
+    method: Method = None,
     strength: Strength = 1.0,
     prompt: Prompt = "",
     seed: Seed = None,
@@ -593,7 +597,7 @@ def plan(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
-        sampler=sampler,
+        sampler=sampler, method=method,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
         num_workers=workers, device=device, deliver=deliver, detail=detail,
     )  # fmt: skip

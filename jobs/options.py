@@ -42,15 +42,26 @@ Set = Annotated[
 Sampler = Annotated[
     str | None, typer.Option(help="edict, or belm: one network call a step.  [default: edict]")
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="doodl, or one it is compared with: one-step, hybrid, pixel or autoencoder.  "
+        "[default: doodl]"
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
 
 
-def recipe_overrides(texts: list[str] | None, sampler: str | None) -> dict[str, Any]:
-    """Return what --sampler and each --set change of the recipe; --set has the last word."""
+def recipe_overrides(
+    texts: list[str] | None, sampler: str | None, method: str | None
+) -> dict[str, Any]:
+    """Return what --sampler, --method and each --set change of the recipe; the last wins."""
     from doodl.presets import sampler_overrides
 
     with exits.usage_errors():
         changes = sampler_overrides(sampler) if sampler is not None else {}
+    if method is not None and method != "doodl":  # every recipe's own
+        changes["method"] = method
     return {**changes, **dict(assignment(text) for text in texts or [])}
 
 

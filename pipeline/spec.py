@@ -45,7 +45,15 @@ _LOADERS = {
 
 # Values that recipes of photos did not have at first: a recipe that leaves them as they are is
 # the recipe it was, and so is its fingerprint.
-_LATER_VALUES = ("guides", "judge_tolerance", "good_score", "sampler.optimise_at", "sampler.kind")
+_LATER_VALUES = (
+    "guides",
+    "judge_tolerance",
+    "good_score",
+    "sampler.optimise_at",
+    "sampler.kind",
+    "method",
+    "step_guidance",
+)
 
 
 @dataclass(frozen=True)
@@ -293,7 +301,8 @@ def make_spec(photos: str | Path | None, out: str | Path | None = None, **option
         _override(config, key, value)
     if task in FROM_PROMPTS:
         config["guides"], options["guide_revisions"] = _guides(task, config["guides"])
-    EditConfig.from_dict(config)
+    if EditConfig.from_dict(config).method != "doodl" and task != "enhance":
+        raise ValueError(f"method {config['method']} edits photos; {task} has no other than doodl.")
     return JobSpec(
         photos="" if photos is None else str(photos),
         out=str(out),

@@ -107,7 +107,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-_LATER_VALUES = ("sampler.kind",)
+_LATER_VALUES = ("sampler.kind", "method", "step_guidance")
 
 
 def recipe_values(config: EditConfig) -> dict[str, Any]:

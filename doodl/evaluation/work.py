@@ -12,7 +12,15 @@ import numpy as np
 from doodl.config import EditConfig
 from doodl.edit import load_editor
 from doodl.evaluation.cases import Case, Draw, Prepared, prepare
-from doodl.evaluation.methods import METHODS, Cost, Edited, counted, make_request, run_method
+from doodl.evaluation.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    Cost,
+    Edited,
+    counted,
+    make_request,
+    run_method,
+)
 from doodl.evaluation.metrics import rms_change
 from doodl.evaluation.referee import load_referee
 from doodl.evaluation.rows import (
@@ -44,7 +52,7 @@ class EvaluationSpec:
     draw: Draw
     config: EditConfig
     model: str = "pocket"
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = DEFAULT_METHODS
     directions: tuple[str, ...] = ("up", "down")
     batch_size: int = 6
 

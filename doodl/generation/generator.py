@@ -11,10 +11,10 @@ from torch import Tensor
 
 from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone
+from doodl.batching import OnIteration
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
 from doodl.denoiser import NoisePredictor
-from doodl.edit import OnIteration
 from doodl.errors import DoodlError, OptimisationError, RequestError
 from doodl.generation.delivery import Delivery
 from doodl.generation.judge import Judge
@@ -79,6 +79,8 @@ class ImageGenerator:
         )
         self._load_guides = load_guides
         self._guidances: dict[tuple[GuideSpec, ...], Guidance] = {}
+        if config.method != "doodl":
+            raise ValueError(f"method {config.method} edits photos; pictures are made by doodl.")
         # Here and not at the first picture: no prompt is at fault for them.
         check_sampler(self.schedules()[1], config.sampler)
         parse_memory(config.sampler.memory)
