@@ -171,6 +171,10 @@ class RayPool:
     def in_flight(self) -> int:
         return sum(bool(slot.items) for slot in self._slots)
 
+    @property
+    def num_workers(self) -> int:
+        return len(self._slots)
+
     def submit(self, items: Sequence[WorkItem]) -> None:
         slot = next(slot for slot in self._slots if slot.idle)
         slot.items = tuple(items)

@@ -24,6 +24,8 @@ from pipeline.spec import JobSpec
 from pipeline.stages import CommitRows
 
 _WAIT_SECONDS = 0.5
+_BATCHES_AT_ONCE = 4
+"""Batches' worth of photos that a worker is given: as one is done, the next takes its place."""
 
 
 class Feeder:
@@ -50,6 +52,7 @@ class Feeder:
         self._retries: deque[WorkItem] = deque()
         self._worker_seconds = 0.0
         self._submitted_at: dict[str, float] = {}
+        self._left = 0
 
     @property
     def going_on(self) -> bool:
@@ -67,15 +70,23 @@ class Feeder:
         """Rows finished in this run, whatever became of them."""
         return sum(self.statuses.values())
 
-    def feed(self, pool: Pool, items: Iterator[WorkItem], now_and_then: Callable[[], None]) -> None:
+    def feed(
+        self,
+        pool: Pool,
+        items: Iterator[WorkItem],
+        now_and_then: Callable[[], None],
+        total: int = 0,
+    ) -> None:
         """Process the items; `now_and_then` is called between waits.
 
+        Args:
+            total: how many items there are, if it is known; the workers get equal shares.
         Raises: BreakerTrippedError, DiskFullError, OutputUnwritableError.
         """
-        exhausted = False
+        exhausted, self._left = False, total
         while True:
             while pool.has_room() and self.going_on:
-                batch = self._next_batch(items)
+                batch = self._next_batch(items, self._batch_size(pool))
                 if not batch:
                     exhausted = True
                     break
@@ -94,22 +105,33 @@ class Feeder:
         if self.fault is not None:
             raise self.fault
 
-    def _next_batch(self, items: Iterator[WorkItem]) -> tuple[WorkItem, ...]:
+    def _batch_size(self, pool: Pool) -> int:
+        """Return how many rows to give a worker: more than one batch, where it can refill one."""
+        size = self._spec.batch_size
+        if size == 1 or self._spec.task != "enhance":
+            return size
+        # Half of a fair share of what is left, so that the workers end together.
+        share = self._left // (2 * max(pool.num_workers, 1))
+        return max(size, min(_BATCHES_AT_ONCE * size, share))
+
+    def _next_batch(self, items: Iterator[WorkItem], size: int) -> tuple[WorkItem, ...]:
         if self._retries:
             # Alone: a row that killed a worker may be poison, and would take others with it.
             return (self._retries.popleft(),)
         batch = []
         for item in items:
             batch.append(item)
-            if len(batch) == self._spec.batch_size:
+            if len(batch) == size:
                 break
+        self._left -= len(batch)
         return tuple(batch)
 
     def _collect(self, completion: Completion) -> None:
         by_key = {item.work_key: item for item in completion.items}
         for outcome in completion.outcomes:
-            # A batch's rows share their worker's time.
-            seconds = outcome.edit_seconds / len(completion.items)
+            # Rows that are at work together share their worker's time.
+            together = min(len(completion.items), self._spec.batch_size)
+            seconds = outcome.edit_seconds / together
             self._worker_seconds += seconds
             self._note(by_key[outcome.work_key], outcome, seconds)
             if outcome.status == "disk_full":

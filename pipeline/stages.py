@@ -9,10 +9,11 @@ from __future__ import annotations
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ from pipeline.tasks import (
 if TYPE_CHECKING:
     from doodl.edit import EditRequest, EditResult, PhotoEditor
     from doodl.images import Photo
+
+OUTPUT_FAULTS = ("disk_full", "unwritable")
+"""Outcomes that say nothing of the row: the output folder did not take it."""
 
 Times = tuple[datetime, datetime]
 """When a row's work began and when it ended."""
@@ -129,6 +133,33 @@ class EditPhotos:
             requests,
             on_iteration=checkpointing(items, save_checkpoint, every=every, meter=self.meter),
         )
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the editor can give a photo's place to the next as soon as it is done."""
+        return hasattr(self.editor, "stream")
+
+    def stream(
+        self,
+        ready: Iterable[tuple[WorkItem, Photo]],
+        room: int,
+        *,
+        load_checkpoint: Callable[[str], bytes | None],
+        save_checkpoint: Callable[[str, bytes], None],
+    ) -> Iterator[tuple[int, EditResult | DoodlError]]:
+        """Yield (place in `ready`, result or error) as photos are done, `room` at a time."""
+        assert self.editor is not None
+        taken: list[WorkItem] = []
+
+        def requests() -> Iterator[EditRequest]:
+            for item, photo in ready:
+                taken.append(item)
+                yield self.request(item, photo, load_checkpoint(item.work_key))
+
+        saving = checkpointing(
+            taken, save_checkpoint, every=self.spec.checkpoint_every, meter=self.meter
+        )
+        yield from self.editor.stream(requests(), room, on_iteration=saving)
 
     def finished(self, item: WorkItem, read: Photo, result: EditResult) -> Finished:
         """Return the row of an edit; only an `ok` one is delivered."""
@@ -253,7 +284,19 @@ class RowProcessor:
         self.work.setup()
 
     def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:
-        """Process items that may share a batch; returns one outcome per item, in any order."""
+        """Process items and return one outcome per item, in any order.
+
+        As many as the spec's batch_size share a batch. Where the work can, an item that is done
+        leaves it and the next takes its place; once the output is found at fault, what is not
+        done has no outcome.
+        """
+        size = self.commit.spec.batch_size
+        if len(items) > size and getattr(self.work, "continuous", False):
+            return list(self._continuously(items, size))
+        batches = [items[i : i + size] for i in range(0, len(items), size)]
+        return [outcome for batch in batches for outcome in self._batch(batch)]
+
+    def _batch(self, items: Sequence[WorkItem]) -> list[Outcome]:
         started = _now()
         outcomes: list[Outcome] = []
         ready: list[tuple[WorkItem, Any]] = []
@@ -264,6 +307,59 @@ class RowProcessor:
                 outcomes.append(self._charge(item, error, started))
         outcomes.extend(self._work_and_commit(ready, started))
         return outcomes
+
+    def _continuously(self, items: Sequence[WorkItem], room: int) -> Iterator[Outcome]:
+        unread: list[Outcome] = []
+        at_work: dict[int, tuple[WorkItem, Any, datetime]] = {}
+        places = count()
+
+        def read() -> Iterator[tuple[WorkItem, Any]]:
+            for item in items:
+                started = _now()
+                try:
+                    photo = self.read(item)
+                except Exception as error:  # the row boundary
+                    unread.append(self._charge(item, error, started))
+                    continue
+                at_work[next(places)] = (item, photo, started)
+                yield item, photo
+
+        ready = read()
+        while True:
+            places = count()  # of this stream: after a failure the rest begins another
+            at_work.clear()
+            try:
+                for place, result in self.work.stream(
+                    ready,
+                    room,
+                    load_checkpoint=self.commit.load_checkpoint,
+                    save_checkpoint=self.commit.save_checkpoint,
+                ):
+                    item, photo, started = at_work.pop(place)
+                    outcome = self._commit(item, photo, result, started)
+                    yield outcome
+                    if outcome.status in OUTPUT_FAULTS:
+                        break
+            except Exception as error:  # the row boundary
+                if not at_work:
+                    raise
+                yield from self._after(error, list(at_work.values()))
+                if isinstance(error, PipelineError):
+                    break
+            else:
+                break
+        yield from unread
+
+    def _after(
+        self, error: Exception, at_work: Sequence[tuple[WorkItem, Any, datetime]]
+    ) -> Iterator[Outcome]:
+        """Yield the outcomes of items that shared a batch when it failed."""
+        for item, photo, started in at_work:
+            if isinstance(error, PipelineError):
+                yield self._charge(item, error, started)
+            else:
+                # One photo's fault must not fail the others of its batch: learn whose it is.
+                yield from self._work_and_commit([(item, photo)], started)
 
     def _work_and_commit(
         self, ready: list[tuple[WorkItem, Any]], started: datetime
@@ -283,17 +379,20 @@ class RowProcessor:
                 return [self._charge(item, error, started) for item in items]
             # One photo's fault must not fail the others of its batch: learn whose it is.
             return [o for pair in ready for o in self._work_and_commit([pair], started)]
-        outcomes = []
-        for (item, read), result in zip(ready, results, strict=True):
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                done = self.work.finished(item, read, result)
-                self.commit.finished(item, done, (started, _now()))
-                outcomes.append(self._outcome(item, done.status, started))
-            except Exception as error:  # the row boundary
-                outcomes.append(self._charge(item, error, started))
-        return outcomes
+        return [
+            self._commit(item, read, result, started)
+            for (item, read), result in zip(ready, results, strict=True)
+        ]
+
+    def _commit(self, item: WorkItem, read: Any, result: Any, started: datetime) -> Outcome:
+        try:
+            if isinstance(result, Exception):
+                raise result
+            done = self.work.finished(item, read, result)
+            self.commit.finished(item, done, (started, _now()))
+            return self._outcome(item, done.status, started)
+        except Exception as error:  # the row boundary
+            return self._charge(item, error, started)
 
     def _charge(self, item: WorkItem, error: Exception, started: datetime) -> Outcome:
         """Commit the row as failed; unless the output folder is at fault, which is no row's."""
