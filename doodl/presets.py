@@ -103,18 +103,40 @@ def preset_values(name: str) -> list[tuple[str, Any, str]]:
     return rows
 
 
+_UNTIED = {
+    "sampler.kind": "belm", "optimiser.tie_latents": False, "optimiser.decode_pair": False,
+}  # fmt: skip
+"""The recipes of generation tie EDICT's pair, which is of one time; O-BELM's is not."""
+
+
 def sampler_overrides(kind: str) -> dict[str, Any]:
     """Return what a recipe must change to run on a sampler: nothing for edict, every recipe's own.
 
     Raises: ValueError on an unknown sampler.
     """
     SamplerConfig(kind=kind)
-    if kind == "edict":
-        return {}
-    # The recipes of generation tie EDICT's pair, which is of one time; O-BELM's is not.
-    return {
-        "sampler.kind": kind, "optimiser.tie_latents": False, "optimiser.decode_pair": False,
-    }  # fmt: skip
+    return {} if kind == "edict" else dict(_UNTIED)
+
+
+QUALITIES: dict[str, dict[str, Any]] = {
+    "paper": {"sampler.num_inference_steps": 50, "sampler.depth": 1.0, "optimiser.patience": 0},
+    "balanced": {},
+    "fast": {
+        **_UNTIED, "sampler.num_inference_steps": 10, "sampler.depth": 0.5, "optimiser.patience": 3,
+    },
+}  # fmt: skip
+"""What each quality changes of a recipe for photos. Their gain against their cost is not measured
+yet: TODO choose them, and a default, from curves of referee gain against seconds."""
+
+
+def quality_overrides(quality: str) -> dict[str, Any]:
+    """Return what a recipe for photos must change for a quality: nothing for balanced.
+
+    Raises: ValueError on an unknown quality.
+    """
+    if quality not in QUALITIES:
+        raise ValueError(f"quality (={quality!r}) must be one of {', '.join(QUALITIES)}.")
+    return dict(QUALITIES[quality])
 
 
 def config_names() -> list[str]:

@@ -17,6 +17,7 @@ from jobs.options import (
     Method,
     Model,
     Preset,
+    Quality,
     Sampler,
     Set,
     path_argument,
@@ -219,6 +220,7 @@ def spec_options(
     model: str,
     preset: str | None,
     overrides: list[str] | None,
+    quality: str | None = None,
     sampler: str | None = None,
     method: str | None = None,
     **others: Any,
@@ -229,7 +231,7 @@ def spec_options(
     options["target"], options["model"] = target, model
     if preset is not None:
         options["preset"] = preset
-    options["overrides"] = recipe_overrides(overrides, sampler, method)
+    options["overrides"] = recipe_overrides(overrides, quality, sampler, method)
     return options
 
 
@@ -255,6 +257,7 @@ def enhance(
     model: Model = "auto",
     preset: Preset = None,
     overrides: Set = None,
+    quality: Quality = None,
     sampler: Sampler = None,
     method: Method = None,
     strength: Strength = 1.0,
@@ -306,7 +309,7 @@ def enhance(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
-        sampler=sampler, method=method,
+        quality=quality, sampler=sampler, method=method,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
         deliver=deliver, detail=detail, sidecar=sidecar,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size,
@@ -551,6 +554,7 @@ def plan(
     model: Model = "auto",
     preset: Preset = None,
     overrides: Set = None,
+    quality: Quality = None,
     sampler: Sampler = None,
     method: Method = None,
     strength: Strength = 1.0,
@@ -597,7 +601,7 @@ def plan(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
-        sampler=sampler, method=method,
+        quality=quality, sampler=sampler, method=method,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
         num_workers=workers, device=device, deliver=deliver, detail=detail,
     )  # fmt: skip

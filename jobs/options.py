@@ -49,17 +49,28 @@ Method = Annotated[
         "[default: doodl]"
     ),
 ]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        help="Values of the preset for speed: fast, balanced (the preset's own) or paper; what "
+        "each earns for its time is not measured yet."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
 
 
 def recipe_overrides(
-    texts: list[str] | None, sampler: str | None, method: str | None
+    texts: list[str] | None, quality: str | None, sampler: str | None, method: str | None
 ) -> dict[str, Any]:
-    """Return what --sampler, --method and each --set change of the recipe; the last wins."""
-    from doodl.presets import sampler_overrides
+    """Return what --quality, --sampler, --method and each --set change; the last one wins."""
+    from doodl.presets import quality_overrides, sampler_overrides
 
     with exits.usage_errors():
-        changes = sampler_overrides(sampler) if sampler is not None else {}
+        changes = quality_overrides(quality) if quality is not None else {}
+        if sampler is not None or method not in (None, "doodl"):
+            changes.pop("sampler.kind", None)  # the quality's choice gives way to one that is asked
+        if sampler is not None:
+            changes |= sampler_overrides(sampler)
     if method is not None and method != "doodl":  # every recipe's own
         changes["method"] = method
     return {**changes, **dict(assignment(text) for text in texts or [])}
