@@ -40,13 +40,13 @@ Set = Annotated[
     ),
 ]
 Sampler = Annotated[
-    str | None, typer.Option(help="edict, or belm: one network call a step.  [default: edict]")
+    str | None, typer.Option(help="edict, or belm: one network call a step.  \\[default: edict]")
 ]
 Method = Annotated[
     str | None,
     typer.Option(
         help="doodl, or one it is compared with: one-step, hybrid, pixel or autoencoder.  "
-        "[default: doodl]"
+        "\\[default: doodl]"
     ),
 ]
 Quality = Annotated[

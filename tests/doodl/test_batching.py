@@ -143,6 +143,7 @@ SHORT = replace(
     preset("pocket"),
     working_px=64,
     num_crops=1,
+    stop_score=None,
     optimiser=replace(preset("pocket").optimiser, num_optim_steps=3),
 )
 

@@ -28,6 +28,7 @@ QUICK = replace(
     PRESET,
     working_px=64,
     num_crops=1,
+    stop_score=None,
     optimiser=replace(PRESET.optimiser, num_optim_steps=2),
 )
 STEPWISE = ("one-step", "hybrid")

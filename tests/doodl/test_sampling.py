@@ -39,7 +39,7 @@ def belm_config(config, **optimiser):
 @pytest.fixture(scope="module")
 def editor():
     torch.set_num_threads(1)
-    config = replace(preset("pocket"), working_px=64, num_crops=1)
+    config = replace(preset("pocket"), working_px=64, num_crops=1, stop_score=None)
     return load_editor("pocket", belm_config(config, num_optim_steps=2))
 
 
