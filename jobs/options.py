@@ -43,16 +43,10 @@ def recipe_overrides(
     texts: list[str] | None, quality: str | None, sampler: str | None, method: str | None
 ) -> dict[str, Any]:
     """Return what --quality, --sampler, --method and each --set change; the last one wins."""
-    from doodl.presets import quality_overrides, sampler_overrides
+    from pipeline.presets import chosen_overrides
 
     with exits.usage_errors():
-        changes = quality_overrides(quality) if quality is not None else {}
-        if sampler is not None or method not in (None, "doodl"):
-            changes.pop("sampler.kind", None)  # the quality's choice gives way to one that is asked
-        if sampler is not None:
-            changes |= sampler_overrides(sampler)
-    if method is not None and method != "doodl":  # every recipe's own
-        changes["method"] = method
+        changes = chosen_overrides(quality, sampler, method)
     return {**changes, **dict(assignment(text) for text in texts or [])}
 
 
