@@ -291,8 +291,9 @@ class RowProcessor:
         done has no outcome.
         """
         size = self.commit.spec.batch_size
-        if len(items) > size and getattr(self.work, "continuous", False):
-            return list(self._continuously(items, size))
+        work = self.work
+        if len(items) > size and isinstance(work, EditPhotos) and work.continuous:
+            return list(self._continuously(work, items, size))
         batches = [items[i : i + size] for i in range(0, len(items), size)]
         return [outcome for batch in batches for outcome in self._batch(batch)]
 
@@ -308,7 +309,9 @@ class RowProcessor:
         outcomes.extend(self._work_and_commit(ready, started))
         return outcomes
 
-    def _continuously(self, items: Sequence[WorkItem], room: int) -> Iterator[Outcome]:
+    def _continuously(
+        self, work: EditPhotos, items: Sequence[WorkItem], room: int
+    ) -> Iterator[Outcome]:
         unread: list[Outcome] = []
         at_work: dict[int, tuple[WorkItem, Any, datetime]] = {}
         places = count()
@@ -329,7 +332,7 @@ class RowProcessor:
             places = count()  # of this stream: after a failure the rest begins another
             at_work.clear()
             try:
-                for place, result in self.work.stream(
+                for place, result in work.stream(
                     ready,
                     room,
                     load_checkpoint=self.commit.load_checkpoint,
