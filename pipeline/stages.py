@@ -305,8 +305,9 @@ class RowProcessor:
         what has not begun has no outcome: it is for others.
         """
         size = self.commit.spec.batch_size
-        if len(items) > size and getattr(self.work, "continuous", False):
-            return list(self._continuously(items, size))
+        work = self.work
+        if len(items) > size and isinstance(work, EditPhotos) and work.continuous:
+            return list(self._continuously(work, items, size))
         outcomes: list[Outcome] = []
         for start in range(0, len(items), size):
             outcomes += self._batch(items[start : start + size])
@@ -326,7 +327,9 @@ class RowProcessor:
         outcomes.extend(self._work_and_commit(ready, watch))
         return outcomes
 
-    def _continuously(self, items: Sequence[WorkItem], room: int) -> Iterator[Outcome]:
+    def _continuously(
+        self, work: EditPhotos, items: Sequence[WorkItem], room: int
+    ) -> Iterator[Outcome]:
         unread: list[Outcome] = []
         at_work: dict[int, tuple[WorkItem, Any, Watch]] = {}
         places = count()
@@ -347,7 +350,7 @@ class RowProcessor:
             places = count()  # of this stream: after a failure the rest begins another
             at_work.clear()
             try:
-                for place, result in self.work.stream(
+                for place, result in work.stream(
                     ready,
                     room,
                     load_checkpoint=self.commit.load_checkpoint,
