@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,10 @@ def default_mix_weight(num_inference_steps: int) -> float:
     """Return p = 0.93^(50/T): un-mixing then multiplies the pair's gap as much as at T = 50."""
     return MIX_WEIGHT ** (50 / num_inference_steps)
 
+
+SAMPLERS = ("edict", "belm")
+METHODS = ("doodl", "one-step", "hybrid", "pixel", "autoencoder")
+"""How a photo is edited; see `doodl.methods`."""
 
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
@@ -54,11 +59,12 @@ class SamplerConfig:
     Attributes:
         num_inference_steps: T, a divisor of the training steps.
         depth: share of the trajectory inverted, in (0, 1].
-        mix_weight: EDICT's p; None means 0.93^(50/T).
+        mix_weight: EDICT's p; None means 0.93^(50/T). O-BELM has none.
         memory: the adjoint's mode: checkpoint | invert | full | budget:SIZE.
         guidance_scale: classifier-free guidance; 1 makes no second branch.
         optimise_at: generation: steps left when the optimisation begins, those before are denoised
             plainly; None begins at pure noise. The released code's opt_t.
+        kind: edict (two calls of the network a step) | belm (O-BELM: one).
     """
 
     num_inference_steps: int = 50
@@ -67,11 +73,14 @@ class SamplerConfig:
     memory: str = "checkpoint"
     guidance_scale: float = 1.0
     optimise_at: int | None = None
+    kind: str = "edict"
 
     def __post_init__(self) -> None:
         _check_fields(
             self, "sampler.", ("num_inference_steps", "depth", "mix_weight", "optimise_at")
         )
+        if self.kind not in SAMPLERS:
+            raise ValueError(f"sampler.kind (={self.kind!r}) must be {' or '.join(SAMPLERS)}.")
         if self.optimise_at is not None and self.optimise_at > self.num_inference_steps:
             raise ValueError(
                 f"sampler.optimise_at (={self.optimise_at}) must be at most "
@@ -162,6 +171,8 @@ class EditConfig:
         judge_slack: points that the judge may fall where an aesthetic guide rose by more.
         max_change: fidelity budget: the delivered file's largest RMS change, as a share of the
             full range (0.1 is a PSNR of 20 dB); None is no budget.
+        method: doodl | one-step | hybrid | pixel | autoencoder (`doodl.methods`).
+        step_guidance: one-step and hybrid: weight of the gradient in each step's noise prediction.
     """
 
     sampler: SamplerConfig = SamplerConfig()
@@ -179,12 +190,32 @@ class EditConfig:
     judge_tolerance: float = 0.5
     judge_slack: float = 0.0
     max_change: float | None = None
+    method: str = "doodl"
+    step_guidance: float = 32.0
 
     def __post_init__(self) -> None:
         _check_fields(self, "", ("working_px", "num_crops", "max_change"))
         if not isinstance(self.guides, tuple) or any(type(g) is not str for g in self.guides):
             raise ValueError(f"guides (={self.guides!r}) must be a list of guides, as text.")
         parse_guides(self.guides)
+        if self.method not in METHODS:
+            raise ValueError(f"method (={self.method!r}) must be one of {', '.join(METHODS)}.")
+        if self.sampler.kind != "edict" and self.method != "doodl":
+            raise ValueError(
+                f"sampler.kind {self.sampler.kind} is for method doodl; {self.method} has a way "
+                "of its own. Leave one of them out."
+            )
+        if self.sampler.kind == "belm":
+            self._check_pair_of_times()
+
+    def _check_pair_of_times(self) -> None:
+        """Refuse what takes the pair for two latents of one time, as only EDICT's are."""
+        for name, why in (
+            ("tie_latents", "averages EDICT's pair; O-BELM's two latents are of different times"),
+            ("decode_pair", "decodes both; O-BELM's second latent still holds a step's noise"),
+        ):
+            if getattr(self.optimiser, name):
+                raise ValueError(f"optimiser.{name} {why}. Set it to false with sampler.kind belm.")
 
     @property
     def crops(self) -> CropConfig:
@@ -203,6 +234,23 @@ class EditConfig:
         guides = values.pop("guides", ())
         guides = tuple(guides) if isinstance(guides, (list, tuple)) else guides
         return cls(sampler=sampler, optimiser=optimiser, guides=guides, **values)
+
+
+def without_later_values(recipe: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return `to_dict`'s values less those named, dotted, that are at their default.
+
+    A recipe from before a value was there, and one that leaves it alone, then have one fingerprint.
+    """
+    default = EditConfig().to_dict()
+    kept = {k: dict(v) if isinstance(v, dict) else v for k, v in recipe.items()}
+    for name in names:
+        *path, last = name.split(".")
+        node, default_node = kept, default
+        for part in path:
+            node, default_node = node.get(part, {}), default_node.get(part, {})
+        if last in node and node[last] == default_node.get(last):
+            del node[last]
+    return kept
 
 
 _PAPER_SAMPLER = SamplerConfig(num_inference_steps=50, mix_weight=0.93)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,21 +13,21 @@ from torch import Tensor
 
 from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone, load_backbone
+from doodl.batching import Arrival, OnIteration, edit_continuously
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
 from doodl.delivery import Delivery, deliver, edit_words
-from doodl.denoiser import NoisePredictor
-from doodl.edict import generate, invert
 from doodl.errors import DoodlError, InversionError, OptimisationError
 from doodl.guard import SHARES, measure_fidelity, score_objection, verdict
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.hub import find_model
 from doodl.images import Photo, decode_photo, model_view
+from doodl.methods import Slot, Way, adapted, check_method, way_of
 from doodl.objective import Aim, EnhanceProblem
-from doodl.optimise import LatentState, optimise
+from doodl.optimise import LatentState
 from doodl.protection import view_of_mask
-from doodl.schedule import Schedule
+from doodl.sampling import check_sampler
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
 from doodl.transfer import TransferFit, apply_transfer
 
@@ -94,7 +94,8 @@ class EditResult:
     Attributes:
         encoded: the edited photo's file bytes; there whatever the status says.
         status: ok | rejected | skipped (good enough as it was).
-        inversion_error: RMS of the pair's round trip over the RMS of the latents.
+        inversion_error: RMS of the pair's round trip over the RMS of the latents; None for a
+            method that does not invert.
         loss_curve: loss of each rendered iterate.
         delta_e: mean CIEDE2000 colour difference to the source.
         rejection: why it is not delivered; None unless rejected.
@@ -112,7 +113,7 @@ class EditResult:
     judge_after: float
     psnr_db: float
     ssim: float
-    inversion_error: float
+    inversion_error: float | None
     num_optim_steps: int
     stop_reason: str
     loss_curve: list[float]
@@ -121,10 +122,6 @@ class EditResult:
     rejection: str | None = None
     protected: float | None = None
     delivered_strength: float = 1.0
-
-
-OnIteration = Callable[[int, LatentState], None]
-"""Called with the request's place in the batch and its state, after each iteration."""
 
 
 class PhotoEditor:
@@ -149,6 +146,8 @@ class PhotoEditor:
         software: str = "doodl-batch",
         guidance: Guidance | None = None,
     ) -> None:
+        check_method(backbone, config)
+        backbone, config = adapted(backbone, config)
         self.backbone, self.guide, self.judge = backbone, guide, judge
         self.config, self.software = config, software
         self.guidance = guidance or Guidance.of_scorer(guide)
@@ -158,7 +157,8 @@ class PhotoEditor:
                 "of the way with sampler.depth."
             )
         # Here and not at the first photo: no photo is at fault for them.
-        backbone.schedule(config.sampler.num_inference_steps, config.sampler.depth)
+        sampler = config.sampler
+        check_sampler(backbone.schedule(sampler.num_inference_steps, sampler.depth), sampler)
         parse_memory(config.sampler.memory)
 
     def view(self, photo: Photo) -> Tensor:
@@ -177,95 +177,86 @@ class PhotoEditor:
 
         Raises: ValueError if a request lacks what a guide needs: words, exemplars, a class.
         """
-        views = [self.view(request.photo) for request in requests]
-        results: dict[int, EditResult | DoodlError] = {}
-        for shape in dict.fromkeys(view.shape for view in views):
-            places = [i for i, view in enumerate(views) if view.shape == shape]
-            group = self._edit_group(
-                [requests[i] for i in places],
-                torch.cat([views[i] for i in places]),
-                _at_places(on_iteration, places),
-            )
-            results.update(zip(places, group, strict=True))
+        results = dict(self.stream(requests, len(requests), on_iteration=on_iteration))
         return [results[i] for i in range(len(requests))]
 
-    def _edit_group(
+    def stream(
         self,
-        requests: Sequence[EditRequest],
-        views: Tensor,
-        on_iteration: OnIteration | None,
-    ) -> list[EditResult | DoodlError]:
-        sampler = self.config.sampler
-        predictor = self.backbone.predictor(
-            [request.prompt for request in requests], guidance_scale=sampler.guidance_scale
-        )
-        height, width = views.shape[-2:]
-        schedule = self.backbone.schedule(
-            sampler.num_inference_steps, sampler.depth, size_px=(height, width)
-        )
-        x, y, x_0, errors = self._invert(predictor, schedule, self.backbone.encode(views))
-        results: list[EditResult | DoodlError] = [
+        requests: Iterable[EditRequest],
+        room: int,
+        *,
+        on_iteration: OnIteration | None = None,
+    ) -> Iterator[tuple[int, EditResult | DoodlError]]:
+        """Yield (place of the request, its result or error) as photos are done, `room` at a time.
+
+        As `edit`, for more photos than there is room for: one that is done leaves, and the next
+        request is asked for and takes its place at the next iteration.
+        """
+        yield from edit_continuously(self, requests, room, on_iteration)
+
+    def begin(self, arrivals: Sequence[Arrival]) -> list[Slot | DoodlError]:
+        """Return photos of one frame size at their start; InversionError for one that has none."""
+        requests = [arrival.request for arrival in arrivals]
+        views = torch.cat([arrival.view for arrival in arrivals])
+        way = self._way(requests, views)
+        trip, previews = way.begin(self.backbone.encode(views))
+        begun: list[Slot | DoodlError] = [
             InversionError("the inversion left the finite numbers; try more steps.")
             for _ in requests
         ]
-        places = [i for i, error in enumerate(errors) if math.isfinite(error)]
+        places = [i for i, error in enumerate(trip.errors) if math.isfinite(error)]
         if not places:
-            return results
+            return begun
         with torch.no_grad():
-            bases = self.backbone.decode(x_0[places])
+            bases = self.backbone.decode(trip.x_0[places])
+        for i, base in zip(places, bases.split(1), strict=True):
+            begun[i] = Slot(
+                place=arrivals[i].place,
+                request=requests[i],
+                view=arrivals[i].view,
+                base=base,
+                state=_start_or_resume(requests[i], trip.x[i], trip.y[i]),
+                inversion_error=trip.errors[i] if way.inverts else None,
+                previews=None if previews is None else previews[:, i],
+            )
+        return begun
+
+    def together(self, slots: Sequence[Slot]) -> tuple[Way, EnhanceProblem]:
+        """Return the method and the objective of photos that share a batch."""
+        requests = [slot.request for slot in slots]
+        views = torch.cat([slot.view for slot in slots])
+        way = self._way(requests, views)
         problem = EnhanceProblem.of(
             self.backbone,
-            predictor.keep(places),
+            way.predictor,
             self.guidance,
             self.config,
-            views=views[places],
-            bases=bases,
-            aims=[requests[i].aim for i in places],
-            grey=[requests[i].photo.grey for i in places],
-            rows=[requests[i].row for i in places],
-            deliveries=[requests[i].delivery for i in places],
-            protect=_protected_views([requests[i].protect for i in places], views[places]),
+            views=views,
+            bases=torch.cat([slot.base for slot in slots]),
+            aims=[request.aim for request in requests],
+            grey=[request.photo.grey for request in requests],
+            rows=[request.row for request in requests],
+            deliveries=[request.delivery for request in requests],
+            protect=_protected_views([request.protect for request in requests], views),
         )
-        states = [_start_or_resume(requests[i], x[i], y[i]) for i in places]
+        return way, problem
 
-        def report(running: Sequence[LatentState]) -> None:
-            if on_iteration is not None:
-                for state in running:
-                    on_iteration(places[states.index(state)], state)
+    def _way(self, requests: Sequence[EditRequest], views: Tensor) -> Way:
+        sampler, (height, width) = self.config.sampler, views.shape[-2:]
+        predictor = self.backbone.predictor(
+            [request.prompt for request in requests], guidance_scale=sampler.guidance_scale
+        )
+        schedule = self.backbone.schedule(
+            sampler.num_inference_steps, sampler.depth, size_px=(height, width)
+        )
+        return way_of(self.backbone, self.config, predictor, schedule)
 
-        optimise(states, problem, self.config.optimiser, on_iteration=report)
-        images = self._render_best(problem, states)
-        for i, state, base, image in zip(
-            places, states, bases.split(1), images.split(1), strict=True
-        ):
-            try:
-                results[i] = self._deliver(requests[i], base, image, state, errors[i])
-            except DoodlError as error:  # its batch has been paid for
-                results[i] = error
-        return results
-
-    @torch.no_grad()
-    def _invert(
-        self, predictor: NoisePredictor, schedule: Schedule, latents: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, list[float]]:
-        """Return (x_T, y_T), x_0 back from there, and each photo's relative RMS error of the two.
-
-        The error is not finite where the way there or back is not.
-        """
-        p = self.config.sampler.p
-        x, y = invert(predictor, latents, latents, schedule, mix_weight=p)
-        x_0, y_0 = generate(predictor, x, y, schedule, mix_weight=p)
-        squared = (x_0 - latents).square() + (y_0 - latents).square()
-        # A photo whose latents are all zero has no scale to compare with, and no NaN either.
-        rms = latents.square().mean((1, 2, 3)).sqrt().clamp_min(torch.finfo(latents.dtype).tiny)
-        errors = (squared.mean((1, 2, 3)) / 2).sqrt() / rms
-        return x, y, x_0, errors.tolist()
-
-    @torch.no_grad()
-    def _render_best(self, problem: EnhanceProblem, states: Sequence[LatentState]) -> Tensor:
-        x = torch.stack([state.best_x for state in states])
-        y = torch.stack([state.best_y for state in states])
-        return problem.decode(problem.generate(x, y)[0])
+    def finished(self, slot: Slot, image: Tensor) -> EditResult | DoodlError:
+        """Return the result of a photo that is done: its error if the image cannot be delivered."""
+        try:
+            return self._deliver(slot.request, slot.base, image, slot.state, slot.inversion_error)
+        except DoodlError as error:  # its batch has been paid for
+            return error
 
     def _deliver(
         self,
@@ -273,7 +264,7 @@ class PhotoEditor:
         base: Tensor,
         image: Tensor,
         state: LatentState,
-        inversion_error: float,
+        inversion_error: float | None,
     ) -> EditResult:
         if math.isinf(state.best_value):
             raise OptimisationError("the optimisation left the finite numbers at once.")
@@ -387,13 +378,6 @@ def _start_or_resume(request: EditRequest, x: Tensor, y: Tensor) -> LatentState:
         except OptimisationError as error:
             logger.warning("%s The photo starts again.", error)
     return LatentState.start(x, y, request.seed)
-
-
-def _at_places(on_iteration: OnIteration | None, places: list[int]) -> OnIteration | None:
-    """Return `on_iteration` for a group whose photos have these places in the whole batch."""
-    if on_iteration is None:
-        return None
-    return lambda index, state: on_iteration(places[index], state)
 
 
 def load_editor(

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from doodl.backbones import Backbone, load_backbone
 from doodl.config import EditConfig
-from doodl.edict import generate, invert
 from doodl.errors import DoodlError, InversionError, LatentsError
 from doodl.fidelity import psnr_db, ssim
 from doodl.generation.pictures import encode_picture, pixels_of, shown_name
 from doodl.hub import find_model
 from doodl.images import Photo, model_view
 from doodl.latent_files import LatentPair, latents_from_bytes, latents_to_bytes
+from doodl.sampling import check_sampler, generate, round_trip
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class PhotoInverter:
     ) -> None:
         self.backbone, self.config = backbone, config
         self.image_format, self.software = image_format, software
-        backbone.schedule(config.sampler.num_inference_steps, config.sampler.depth)
+        sampler = config.sampler
+        check_sampler(backbone.schedule(sampler.num_inference_steps, sampler.depth), sampler)
 
     def invert(self, requests: Sequence[InvertRequest]) -> list[InvertResult | DoodlError]:
         """Invert photos, those of one frame size together; results in the requests' order.
@@ -107,15 +108,11 @@ class PhotoInverter:
             [request.prompt for request in requests], guidance_scale=sampler.guidance_scale
         )
         latents = backbone.encode(views)
-        x, y = invert(predictor, latents, latents, schedule, mix_weight=sampler.p)
-        x_0, y_0 = generate(predictor, x, y, schedule, mix_weight=sampler.p)
-        squared = ((x_0 - latents).square() + (y_0 - latents).square()).mean((1, 2, 3)) / 2
-        rms = latents.square().mean((1, 2, 3)).sqrt().clamp_min(torch.finfo(latents.dtype).tiny)
-        errors = (squared.sqrt() / rms).tolist()
-        plain, images = backbone.decode(latents), backbone.decode(x_0)
+        trip = round_trip(predictor, latents, schedule, sampler)
+        plain, images = backbone.decode(latents), backbone.decode(trip.x_0)
         results: list[InvertResult | DoodlError] = []
         for i, request in enumerate(requests):
-            if not math.isfinite(errors[i]):
+            if not math.isfinite(trip.errors[i]):
                 results.append(
                     InversionError("the inversion left the finite numbers; try more steps.")
                 )
@@ -123,8 +120,8 @@ class PhotoInverter:
             source, again = pixels_of(views[i]), pixels_of(images[i])
             height, width = source.shape[:2]
             pair = LatentPair(
-                x=x[i],
-                y=y[i],
+                x=trip.x[i],
+                y=trip.y[i],
                 model=shown_name(backbone.name),
                 model_revision=backbone.revision,
                 num_inference_steps=sampler.num_inference_steps,
@@ -134,6 +131,7 @@ class PhotoInverter:
                 prompt=request.prompt,
                 width_px=width,
                 height_px=height,
+                sampler=sampler.kind,
             )
             results.append(
                 InvertResult(
@@ -141,7 +139,7 @@ class PhotoInverter:
                     encoded=self._encoded(images[i]),
                     width_px=width,
                     height_px=height,
-                    inversion_error=errors[i],
+                    inversion_error=trip.errors[i],
                     psnr_db=psnr_db(source, again),
                     ssim=ssim(source, again),
                     autoencoder_psnr_db=psnr_db(source, pixels_of(plain[i])),
@@ -181,11 +179,12 @@ class PhotoInverter:
         try:
             size_px = (pair.height_px, pair.width_px)
             schedule = backbone.schedule(pair.num_inference_steps, pair.depth, size_px=size_px)
+            check_sampler(schedule, pair.sampler_config)
         except ValueError as error:
             raise LatentsError(f"the file's sampler does not fit the model: {error}") from error
         predictor = backbone.predictor([pair.prompt], guidance_scale=pair.guidance_scale)
         x, y = (half[None].to(backbone.device) for half in (pair.x, pair.y))
-        x_0, _ = generate(predictor, x, y, schedule, mix_weight=pair.mix_weight)
+        x_0, _ = generate(predictor, x, y, schedule, pair.sampler_config)
         image = backbone.decode(x_0)
         if not image.isfinite().all():
             raise LatentsError("the photo of these latents left the finite numbers.")

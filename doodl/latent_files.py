@@ -12,9 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from doodl.config import SAMPLERS, SamplerConfig
 from doodl.errors import LatentsError
 
 FORMAT = "doodl-latents/1"
+FORMAT_2 = "doodl-latents/2"
+"""As 1, and says which sampler: a reader that knows EDICT alone must not take another's pair."""
 MAX_FILE_BYTES = 256 * 2**20
 _MAX_HEADER_BYTES = 2**20
 _MAX_PROMPT_CHARS = 10_000
@@ -27,11 +30,12 @@ class LatentPair:
     """The noise of one photo, and all that brings the photo back from it.
 
     Attributes:
-        x, y: x_T and y_T, (C, h, w) float32.
+        x, y: x_T and y_T, (C, h, w) float32; O-BELM's z_T and z_{T-1}.
         model, model_revision: the diffusion model's name and revision.
         num_inference_steps, depth, mix_weight, guidance_scale: the sampler's.
         prompt: what the denoiser was told.
         width_px, height_px: of the model's frame.
+        sampler: edict | belm.
     """
 
     x: Tensor
@@ -45,6 +49,18 @@ class LatentPair:
     prompt: str
     width_px: int
     height_px: int
+    sampler: str = "edict"
+
+    @property
+    def sampler_config(self) -> SamplerConfig:
+        """The sampler that brings the photo back."""
+        return SamplerConfig(
+            num_inference_steps=self.num_inference_steps,
+            depth=self.depth,
+            mix_weight=self.mix_weight,
+            guidance_scale=self.guidance_scale,
+            kind=self.sampler,
+        )
 
 
 _TOLD: dict[str, type] = {
@@ -67,7 +83,10 @@ def latents_to_bytes(pair: LatentPair) -> bytes:
         for name, half in (("x_T", pair.x), ("y_T", pair.y))
     }
     told = {name: getattr(pair, name) for name in _TOLD}
-    return save(tensors, {"format": FORMAT, "inversion": json.dumps(told)})
+    form = FORMAT
+    if pair.sampler != "edict":
+        form, told["sampler"] = FORMAT_2, pair.sampler
+    return save(tensors, {"format": form, "inversion": json.dumps(told)})
 
 
 def latents_from_bytes(data: bytes) -> LatentPair:
@@ -104,11 +123,13 @@ def _metadata(data: bytes) -> dict[str, Any]:
         if length > _MAX_HEADER_BYTES:
             raise ValueError(f"its header has {length:,} bytes")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT}")
+        if metadata["format"] not in (FORMAT, FORMAT_2):
+            raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT} or {FORMAT_2}")
         told = json.loads(metadata["inversion"])
         if not isinstance(told, dict):
             raise TypeError("its inversion is no JSON object")
+        if metadata["format"] == FORMAT:
+            told["sampler"] = "edict"
     except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LatentsError(f"the file is no latents file of doodl-batch ({error}).") from error
     return told
@@ -123,6 +144,11 @@ def _told(values: dict[str, Any]) -> dict[str, Any]:
         if type(value) is not kind:
             raise LatentsError(f"{name} (={value!r}) of the file must be of type {kind.__name__}.")
         told[name] = value
+    told["sampler"] = values.get("sampler")
+    if told["sampler"] not in SAMPLERS:
+        raise LatentsError(
+            f"sampler (={told['sampler']!r}) of the file must be {' or '.join(SAMPLERS)}."
+        )
     bounds: dict[str, tuple[float, float]] = {
         "num_inference_steps": (1, 10_000),
         "depth": (1e-6, 1),

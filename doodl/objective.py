@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from doodl.adjoint import generate_with_grad
 from doodl.backbones import Backbone
 from doodl.config import EditConfig
 from doodl.delivery import Delivery
@@ -16,6 +15,7 @@ from doodl.denoiser import NoisePredictor
 from doodl.guidance.aesthetic import check_direction
 from doodl.guidance.guidance import BoundGuidance, Guidance, GuideRow
 from doodl.optimise import Judgement
+from doodl.sampling import generate_with_grad
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble
 from doodl.transfer import TransferFit, apply_transfer
@@ -160,10 +160,7 @@ class EnhanceProblem:
         )
 
     def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        sampler = self.config.sampler
-        return generate_with_grad(
-            self.predictor, x, y, self.schedule, mix_weight=sampler.p, memory=sampler.memory
-        )
+        return generate_with_grad(self.predictor, x, y, self.schedule, self.config.sampler)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.backbone.decode(latents)
@@ -234,6 +231,10 @@ class EnhanceProblem:
             deliveries=tuple(self.deliveries[i] for i in index),
             protect=None if self.protect is None else self.protect[index],
         )
+
+    def with_bases(self, bases: Tensor) -> EnhanceProblem:
+        """Return the problem with the change measured from other images (B, 3, H, W)."""
+        return replace(self, bases=bases, fit=TransferFit(bases, grey=self.grey))
 
     def _good_enough(self, final: Tensor, values: dict[str, Tensor]) -> Tensor:
         stop = self.config.stop_score

@@ -58,6 +58,7 @@ MEANINGS: dict[str, str] = {
     "sampler.memory": "activations: checkpoint, invert, full or budget:SIZE; not the result",
     "sampler.guidance_scale": "classifier-free guidance; 1 is none",
     "sampler.optimise_at": "generation: steps left when optimising begins; none is all of them",
+    "sampler.kind": "edict, or belm: O-BELM, one network call a step instead of two",
     "optimiser.num_optim_steps": "updates of the noise",
     "optimiser.learning_rate": "step length",
     "optimiser.momentum": "share of the last update that goes on",
@@ -85,6 +86,8 @@ MEANINGS: dict[str, str] = {
     "judge_slack": "photos: points the judge may fall where an aesthetic guide rose by more",
     "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",
     "max_change": "photos: budget of RMS change, share of the full range; none is no budget",
+    "method": "photos: doodl, or a rival: one-step, hybrid, pixel or autoencoder",
+    "step_guidance": "one-step and hybrid: weight of the gradient in each step",
 }
 
 
@@ -101,6 +104,42 @@ def preset_values(name: str) -> list[tuple[str, Any, str]]:
             node = node[part]
         rows.append((key, node, MEANINGS[key]))
     return rows
+
+
+_UNTIED = {
+    "sampler.kind": "belm", "optimiser.tie_latents": False, "optimiser.decode_pair": False,
+}  # fmt: skip
+"""The recipes of generation tie EDICT's pair, which is of one time; O-BELM's is not."""
+
+
+def sampler_overrides(kind: str) -> dict[str, Any]:
+    """Return what a recipe must change to run on a sampler: nothing for edict, every recipe's own.
+
+    Raises: ValueError on an unknown sampler.
+    """
+    SamplerConfig(kind=kind)
+    return {} if kind == "edict" else dict(_UNTIED)
+
+
+QUALITIES: dict[str, dict[str, Any]] = {
+    "paper": {"sampler.num_inference_steps": 50, "sampler.depth": 1.0, "optimiser.patience": 0},
+    "balanced": {},
+    "fast": {
+        **_UNTIED, "sampler.num_inference_steps": 10, "sampler.depth": 0.5, "optimiser.patience": 3,
+    },
+}  # fmt: skip
+"""What each quality changes of a recipe for photos. Their gain against their cost is not measured
+yet: TODO choose them, and a default, from curves of referee gain against seconds."""
+
+
+def quality_overrides(quality: str) -> dict[str, Any]:
+    """Return what a recipe for photos must change for a quality: nothing for balanced.
+
+    Raises: ValueError on an unknown quality.
+    """
+    if quality not in QUALITIES:
+        raise ValueError(f"quality (={quality!r}) must be one of {', '.join(QUALITIES)}.")
+    return dict(QUALITIES[quality])
 
 
 def config_names() -> list[str]:

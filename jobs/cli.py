@@ -11,7 +11,17 @@ import typer
 
 from jobs import console, exits, human, locations, repair
 from jobs.evaluate_commands import app as evaluate_app
-from jobs.options import BatchSize, Json, Model, Preset, Set, assignment
+from jobs.options import (
+    BatchSize,
+    Json,
+    Method,
+    Model,
+    Preset,
+    Quality,
+    Sampler,
+    Set,
+    recipe_overrides,
+)
 from jobs.schedule.commands import app as schedule_app
 from jobs.study import app as study_app
 
@@ -252,6 +262,9 @@ def spec_options(
     model: str,
     preset: str | None,
     overrides: list[str] | None,
+    quality: str | None = None,
+    sampler: str | None = None,
+    method: str | None = None,
     **others: Any,
 ) -> dict[str, Any]:
     """Return the options of a job spec from those of the command line."""
@@ -260,7 +273,7 @@ def spec_options(
     options["target"], options["model"] = target, model
     if preset is not None:
         options["preset"] = preset
-    options["overrides"] = dict(assignment(text) for text in overrides or [])
+    options["overrides"] = recipe_overrides(overrides, quality, sampler, method)
     if (max_change := options.pop("max_change", None)) is not None:
         options["overrides"]["max_change"] = max_change
     return options
@@ -299,6 +312,9 @@ def enhance(
     model: Model = "auto",
     preset: Preset = None,
     overrides: Set = None,
+    quality: Quality = None,
+    sampler: Sampler = None,
+    method: Method = None,
     strength: Strength = 1.0,
     prompt: Prompt = "",
     seed: Seed = None,
@@ -351,6 +367,7 @@ def enhance(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
+        quality=quality, sampler=sampler, method=method,
         strength=strength, prompt=prompt, seed=seed, images=images, strip_gps=strip_gps,
         deliver=deliver, detail=detail, sidecar=sidecar,
         **guard_options(max_change, protect, protect_with),
@@ -391,6 +408,7 @@ def generate(
     model: GenerateModel = "auto",
     preset: GeneratePreset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     safety_checker: SafetyChecker = "auto",
     images: Images = "both",
     workers: Workers = 0,
@@ -425,6 +443,7 @@ def generate(
 
     options = prompt_options(
         prompts=prompt, guides=guide, overrides=overrides, direction=direction, target=target,
+        sampler=sampler,
         model=model, preset=preset, negative_prompt=negative_prompt, num_seeds=seeds, seed=seed,
         size=size, image_format=format, safety_checker=safety_checker, images=images,
         num_workers=workers, batch_size=batch_size, runner=runner, device=device,
@@ -470,6 +489,7 @@ def personalize(
     model: GenerateModel = "auto",
     preset: GeneratePreset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     safety_checker: SafetyChecker = "auto",
     images: Images = "both",
     max_pixels: MaxPixels = 200_000_000,
@@ -504,6 +524,7 @@ def personalize(
 
     options = prompt_options(
         prompts=prompt, guides=guide, overrides=overrides, direction=direction, target=target,
+        sampler=sampler,
         model=model, preset=preset, negative_prompt=negative_prompt, num_seeds=seeds, seed=seed,
         size=size, image_format=format, safety_checker=safety_checker, images=images,
         max_pixels=max_pixels, num_workers=workers, batch_size=batch_size, runner=runner,
@@ -531,6 +552,7 @@ def invert(
     model: GenerateModel = "auto",
     preset: GeneratePreset = None,
     overrides: Set = None,
+    sampler: Sampler = None,
     prompt: Prompt = "",
     format: Format = "png",
     images: Images = "both",
@@ -566,6 +588,7 @@ def invert(
 
     options = spec_options(
         direction=None, target=None, model=model, preset=preset, overrides=overrides,
+        sampler=sampler,
         prompt=prompt, image_format=format, images=images, max_pixels=max_pixels,
         num_workers=workers, batch_size=batch_size, runner=runner, device=device,
         row_timeout_seconds=row_timeout, max_attempts=max_attempts, breaker=breaker,
@@ -590,6 +613,9 @@ def plan(
     model: Model = "auto",
     preset: Preset = None,
     overrides: Set = None,
+    quality: Quality = None,
+    sampler: Sampler = None,
+    method: Method = None,
     strength: Strength = 1.0,
     prompt: Prompt = "",
     seed: Seed = None,
@@ -637,6 +663,7 @@ def plan(
 
     options = spec_options(
         direction=direction, target=target, model=model, preset=preset, overrides=overrides,
+        quality=quality, sampler=sampler, method=method,
         strength=strength, prompt=prompt, seed=seed, max_pixels=max_pixels, strip_gps=strip_gps,
         num_workers=workers, device=device, deliver=deliver, detail=detail,
         **guard_options(max_change, protect, protect_with),

@@ -19,7 +19,35 @@ Set = Annotated[
         "--set", metavar="NAME=VALUE", help="Override one value of the preset; repeatable."
     ),
 ]
+Sampler = Annotated[
+    str | None, typer.Option(help="edict, or belm: one network call a step.  \\[default: edict]")
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="doodl, or one it is compared with: one-step, hybrid, pixel or autoencoder.  "
+        "\\[default: doodl]"
+    ),
+]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        help="Values of the preset for speed: fast, balanced (the preset's own) or paper; what "
+        "each earns for its time is not measured yet."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
+
+
+def recipe_overrides(
+    texts: list[str] | None, quality: str | None, sampler: str | None, method: str | None
+) -> dict[str, Any]:
+    """Return what --quality, --sampler, --method and each --set change; the last one wins."""
+    from pipeline.presets import chosen_overrides
+
+    with exits.usage_errors():
+        changes = chosen_overrides(quality, sampler, method)
+    return {**changes, **dict(assignment(text) for text in texts or [])}
 
 
 def assignment(text: str) -> tuple[str, Any]:

@@ -183,6 +183,10 @@ class RayPool:
             self._replace(next(slot for slot in self._slots if slot.idle))
         return False
 
+    @property
+    def num_workers(self) -> int:
+        return len(self._slots)
+
     def submit(self, items: Sequence[WorkItem]) -> None:
         fresh = any(item.fresh for item in items)
         slot = next(slot for slot in self._slots if slot.idle and not (fresh and slot.used))

@@ -22,7 +22,7 @@ from doodl.evaluation.guided.spec import (
     read_prompts,
     subject_items,
 )
-from doodl.evaluation.methods import METHODS
+from doodl.evaluation.methods import DEFAULT_METHODS
 from doodl.evaluation.output import Written, write_evaluation
 from doodl.evaluation.referee import default_referee
 from doodl.evaluation.rows import COLUMNS, Row
@@ -142,7 +142,7 @@ def make_evaluation_spec(
         draw=Draw(**draw),
         config=job.edit_config,
         model=job.model,
-        methods=tuple(methods) or tuple(METHODS),
+        methods=tuple(methods) or DEFAULT_METHODS,
         directions=tuple(directions),
         batch_size=batch_size,
     )

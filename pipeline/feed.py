@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain, islice
 
 from manifests.ledger import Ledger
 from pipeline.errors import (
@@ -24,6 +25,8 @@ from pipeline.spec import JobSpec
 from pipeline.stages import CommitRows
 
 _WAIT_SECONDS = 0.5
+_BATCHES_AT_ONCE = 4
+"""Batches' worth of photos that a worker is given: as one is done, the next takes its place."""
 
 
 class Feeder:
@@ -50,6 +53,8 @@ class Feeder:
         self._retries: deque[WorkItem] = deque()
         self._worker_seconds = 0.0
         self._submitted_at: dict[str, float] = {}
+        self._returned: deque[WorkItem] = deque()
+        self._left = 0
 
     @property
     def going_on(self) -> bool:
@@ -67,12 +72,20 @@ class Feeder:
         """Rows finished in this run, whatever became of them."""
         return sum(self.statuses.values())
 
-    def feed(self, pool: Pool, items: Iterator[WorkItem], now_and_then: Callable[[], None]) -> None:
+    def feed(
+        self,
+        pool: Pool,
+        items: Iterator[WorkItem],
+        now_and_then: Callable[[], None],
+        total: int = 0,
+    ) -> None:
         """Process the items; `now_and_then` is called between waits.
 
+        Args:
+            total: how many items there are, if it is known; the workers get equal shares.
         Raises: BreakerTrippedError, DiskFullError, OutputUnwritableError.
         """
-        exhausted = False
+        exhausted, self._left = False, total
         while True:
             while pool.has_room() and self.going_on:
                 batch = self._next_batch(pool, items)
@@ -82,7 +95,7 @@ class Feeder:
                 pool.submit(batch)
                 self._submitted_at[batch[0].work_key] = time.monotonic()
             self._observer.load(pool.in_flight)
-            nothing_left = exhausted and not self._retries
+            nothing_left = exhausted and not self._retries and not self._returned
             if pool.in_flight == 0 and (nothing_left or not self.going_on):
                 break
             for completion in pool.wait(_WAIT_SECONDS):
@@ -94,22 +107,35 @@ class Feeder:
         if self.fault is not None:
             raise self.fault
 
+    def _batch_size(self, pool: Pool) -> int:
+        """Return how many rows to give a worker: more than one batch, where it can refill one."""
+        size = self._spec.batch_size
+        if size == 1 or self._spec.task != "enhance":
+            return size
+        # Half of a fair share of what is left, so that the workers end together.
+        share = self._left // (2 * max(pool.num_workers, 1))
+        return max(size, min(_BATCHES_AT_ONCE * size, share))
+
     def _next_batch(self, pool: Pool, items: Iterator[WorkItem]) -> tuple[WorkItem, ...]:
         if self._retries and (not self._retries[0].fresh or pool.has_fresh_room()):
             # Alone: a row that killed a worker may be poison, and would take others with it.
             return (self._retries.popleft(),)
-        batch = []
-        for item in items:
-            batch.append(item)
-            if len(batch) == self._spec.batch_size:
-                break
+        size = self._batch_size(pool)
+        batch = list(islice(chain(self._drained(), items), size))
+        self._left -= len(batch)
         return tuple(batch)
+
+    def _drained(self) -> Iterator[WorkItem]:
+        """Yield what workers gave back without beginning it, each once."""
+        while self._returned:
+            yield self._returned.popleft()
 
     def _collect(self, completion: Completion) -> None:
         by_key = {item.work_key: item for item in completion.items}
         for outcome in completion.outcomes:
-            # A batch's rows share their worker's time.
-            seconds = outcome.edit_seconds / len(completion.items)
+            # Rows that are at work together share their worker's time.
+            together = min(len(completion.items), self._spec.batch_size)
+            seconds = outcome.edit_seconds / together
             self._worker_seconds += seconds
             self._note(by_key[outcome.work_key], outcome, seconds)
             if outcome.status == "disk_full":
@@ -121,6 +147,9 @@ class Feeder:
                 self._retries.append(replace(item, attempt=item.attempt + 1, fresh=True))
             else:
                 self._count(outcome.row_id, outcome.status, outcome.error_message)
+        if completion.worker_died is None:
+            told = {outcome.work_key for outcome in completion.outcomes}
+            self._returned += [item for item in completion.items if item.work_key not in told]
         begun = self._submitted_at.pop(completion.items[0].work_key, None) if by_key else None
         if completion.worker_died is None:
             return

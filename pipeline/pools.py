@@ -46,6 +46,10 @@ class Pool(Protocol):
     def in_flight(self) -> int:
         """Batches submitted and not yet back."""
 
+    @property
+    def num_workers(self) -> int:
+        """Workers that take batches, those that are still loading too."""
+
     def close(self) -> None:
         """Let the workers go; what they had in flight is lost and stays pending."""
 
@@ -84,6 +88,10 @@ class InlinePool:
     @property
     def in_flight(self) -> int:
         return len(self._queue)
+
+    @property
+    def num_workers(self) -> int:
+        return 1
 
     def close(self) -> None:
         self._queue.clear()

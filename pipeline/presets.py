@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from doodl.config import PRESETS
-from doodl.presets import PRESET_NOTES, preset_values
+from doodl.presets import PRESET_NOTES, preset_values, quality_overrides, sampler_overrides
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,21 @@ def shown_preset(name: str) -> ShownPreset:
     values = preset_values(name)
     note = PRESET_NOTES[name]
     return ShownPreset(name, note.task, note.about, note.target, values)
+
+
+def chosen_overrides(
+    quality: str | None, sampler: str | None, method: str | None
+) -> dict[str, Any]:
+    """Return what a quality, a sampler and a method change of a recipe; None changes nothing.
+
+    What every recipe does anyway (edict, doodl, balanced) is no override, and no new fingerprint.
+    Raises: ValueError on an unknown quality or sampler.
+    """
+    changes = quality_overrides(quality) if quality is not None else {}
+    if sampler is not None or method not in (None, "doodl"):
+        changes.pop("sampler.kind", None)  # the quality's choice gives way to one that is asked
+    if sampler is not None:
+        changes |= sampler_overrides(sampler)
+    if method is not None and method != "doodl":
+        changes["method"] = method
+    return changes

@@ -214,7 +214,7 @@ class _Run:
         pool = self._open_pool(total, commit)
         try:
             items = chain(orphaned, work_items(todo))
-            feeder.feed(pool, items, lambda: self._now_and_then(ledger))
+            feeder.feed(pool, items, lambda: self._now_and_then(ledger), total)
         finally:
             pool.close()
 

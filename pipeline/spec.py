@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import doodl
-from doodl.config import EditConfig, preset
+from doodl.config import EditConfig, preset, without_later_values
 from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
@@ -48,7 +48,7 @@ _LOADERS = {
 # the recipe it was, and so is its fingerprint.
 _LATER_VALUES = (
     "guides", "judge_tolerance", "judge_slack", "good_score", "max_change",
-    "optimiser.min_optim_steps", "sampler.optimise_at",
+    "optimiser.min_optim_steps", "sampler.optimise_at", "sampler.kind", "method", "step_guidance",
 )  # fmt: skip
 
 
@@ -205,7 +205,7 @@ class JobSpec:
             "shipped_model_revision" if shipped else "model_revision": self.model_revision,
             "preset": self.preset,
             "overrides": {k: v for k, v in self.overrides.items() if k != "sampler.memory"},
-            "recipe": _without_later_values({**self.config, "sampler": sampler}),
+            "recipe": without_later_values({**self.config, "sampler": sampler}, _LATER_VALUES),
             "max_pixels": self.max_pixels,
             **self._task_params(),
             **({"guide_revisions": self.guide_revisions} if self.guide_revisions else {}),
@@ -287,20 +287,6 @@ def _check_resources(resources: dict[str, float]) -> None:
             )
 
 
-def _without_later_values(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe less the later values that are at their default."""
-    default = EditConfig().to_dict()
-    kept = {k: dict(v) if isinstance(v, dict) else v for k, v in recipe.items()}
-    for name in _LATER_VALUES:
-        *path, last = name.split(".")
-        node, default_node = kept, default
-        for part in path:
-            node, default_node = node.get(part, {}), default_node.get(part, {})
-        if last in node and node[last] == default_node.get(last):
-            del node[last]
-    return kept
-
-
 def make_spec(photos: str | Path | None, out: str | Path | None = None, **options: Any) -> JobSpec:
     """Return a spec with absolute paths, the preset's values and the model's revision filled in.
 
@@ -325,7 +311,8 @@ def make_spec(photos: str | Path | None, out: str | Path | None = None, **option
         _override(config, key, value)
     if task in FROM_PROMPTS:
         config["guides"], options["guide_revisions"] = _guides(task, config["guides"])
-    EditConfig.from_dict(config)
+    if EditConfig.from_dict(config).method != "doodl" and task != "enhance":
+        raise ValueError(f"method {config['method']} edits photos; {task} has no other than doodl.")
     return JobSpec(
         photos="" if photos is None else str(photos),
         out=str(out),

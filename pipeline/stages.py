@@ -10,10 +10,11 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from doodl.edit import EditRequest, EditResult, PhotoEditor
     from doodl.images import Photo
     from pipeline.protecting import ReadMasks
+
+OUTPUT_FAULTS = ("disk_full", "unwritable")
+"""Outcomes that say nothing of the row: the output folder did not take it."""
 
 Times = tuple[datetime, datetime]
 """When a row's work began and when it ended."""
@@ -139,6 +143,33 @@ class EditPhotos:
             requests,
             on_iteration=checkpointing(items, save_checkpoint, every=every, meter=self.meter),
         )
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the editor can give a photo's place to the next as soon as it is done."""
+        return hasattr(self.editor, "stream")
+
+    def stream(
+        self,
+        ready: Iterable[tuple[WorkItem, Photo]],
+        room: int,
+        *,
+        load_checkpoint: Callable[[str], bytes | None],
+        save_checkpoint: Callable[[str, bytes], None],
+    ) -> Iterator[tuple[int, EditResult | DoodlError]]:
+        """Yield (place in `ready`, result or error) as photos are done, `room` at a time."""
+        assert self.editor is not None
+        taken: list[WorkItem] = []
+
+        def requests() -> Iterator[EditRequest]:
+            for item, photo in ready:
+                taken.append(item)
+                yield self.request(item, photo, load_checkpoint(item.work_key))
+
+        saving = checkpointing(
+            taken, save_checkpoint, every=self.spec.checkpoint_every, meter=self.meter
+        )
+        yield from self.editor.stream(requests(), room, on_iteration=saving)
 
     def finished(self, item: WorkItem, read: Photo, result: EditResult) -> Finished:
         """Return the row of an edit; only an `ok` one is delivered."""
@@ -267,7 +298,24 @@ class RowProcessor:
         self.work.setup()
 
     def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:
-        """Process items that may share a batch; returns one outcome per item, in any order."""
+        """Process items and return their outcomes, in any order.
+
+        As many as the spec's batch_size share a batch. Where the work can, an item that is done
+        leaves it and the next takes its place. Once the output or this process is found at fault,
+        what has not begun has no outcome: it is for others.
+        """
+        size = self.commit.spec.batch_size
+        work = self.work
+        if len(items) > size and isinstance(work, EditPhotos) and work.continuous:
+            return list(self._continuously(work, items, size))
+        outcomes: list[Outcome] = []
+        for start in range(0, len(items), size):
+            outcomes += self._batch(items[start : start + size])
+            if any(map(_ends_the_work, outcomes)):
+                break
+        return outcomes
+
+    def _batch(self, items: Sequence[WorkItem]) -> list[Outcome]:
         watch = Watch()
         outcomes: list[Outcome] = []
         ready: list[tuple[WorkItem, Any]] = []
@@ -278,6 +326,62 @@ class RowProcessor:
                 outcomes += self._failed([item], error, watch)
         outcomes.extend(self._work_and_commit(ready, watch))
         return outcomes
+
+    def _continuously(
+        self, work: EditPhotos, items: Sequence[WorkItem], room: int
+    ) -> Iterator[Outcome]:
+        unread: list[Outcome] = []
+        at_work: dict[int, tuple[WorkItem, Any, Watch]] = {}
+        places = count()
+
+        def read() -> Iterator[tuple[WorkItem, Any]]:
+            for item in items:
+                watch = Watch()
+                try:
+                    photo = self.read(item)
+                except Exception as error:  # the row boundary
+                    unread.extend(self._failed([item], error, watch))
+                    continue
+                at_work[next(places)] = (item, photo, watch)
+                yield item, photo
+
+        ready, ended = read(), False
+        while not ended:
+            places = count()  # of this stream: after a failure the rest begins another
+            at_work.clear()
+            try:
+                for place, result in work.stream(
+                    ready,
+                    room,
+                    load_checkpoint=self.commit.load_checkpoint,
+                    save_checkpoint=self.commit.save_checkpoint,
+                ):
+                    item, photo, watch = at_work.pop(place)
+                    outcomes = self._commit(item, photo, result, watch)
+                    yield from outcomes
+                    if any(map(_ends_the_work, outcomes)):
+                        break
+                ended = True
+            except Exception as error:  # the row boundary
+                if not at_work:
+                    raise
+                outcomes = self._after(error, list(at_work.values()))
+                yield from outcomes
+                ended = any(map(_ends_the_work, outcomes))
+        yield from unread
+
+    def _after(
+        self, error: Exception, at_work: Sequence[tuple[WorkItem, Any, Watch]]
+    ) -> list[Outcome]:
+        """Return the outcomes of items that shared a batch when it failed."""
+        if isinstance(error, PipelineError) or is_out_of_memory(error) or is_device_error(error):
+            return self._failed([item for item, _, _ in at_work], error, at_work[0][2])
+        # One photo's fault must not fail the others of its batch: learn whose it is.
+        return [
+            outcome
+            for item, photo, watch in at_work
+            for outcome in self._work_and_commit([(item, photo)], watch)
+        ]
 
     def _work_and_commit(self, ready: list[tuple[WorkItem, Any]], watch: Watch) -> list[Outcome]:
         if not ready:
@@ -296,17 +400,21 @@ class RowProcessor:
                 return self._failed(items, error, watch)
             # One photo's fault must not fail the others of its batch: learn whose it is.
             return [o for pair in ready for o in self._work_and_commit([pair], watch)]
-        outcomes = []
-        for (item, read), result in zip(ready, results, strict=True):
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                done = self.work.finished(item, read, result)
-                self.commit.finished(item, done, watch.times())
-                outcomes.append(self._outcome(item, done.status, watch))
-            except Exception as error:  # the row boundary
-                outcomes += self._failed([item], error, watch)
-        return outcomes
+        return [
+            outcome
+            for (item, read), result in zip(ready, results, strict=True)
+            for outcome in self._commit(item, read, result, watch)
+        ]
+
+    def _commit(self, item: WorkItem, read: Any, result: Any, watch: Watch) -> list[Outcome]:
+        try:
+            if isinstance(result, Exception):
+                raise result
+            done = self.work.finished(item, read, result)
+            self.commit.finished(item, done, watch.times())
+            return [self._outcome(item, done.status, watch)]
+        except Exception as error:  # the row boundary
+            return self._failed([item], error, watch)
 
     def _failed(self, items: Sequence[WorkItem], error: Exception, watch: Watch) -> list[Outcome]:
         """Charge rows, or have them tried again where the process is at fault and not the row.
@@ -361,6 +469,11 @@ class RowProcessor:
             device=self._device_name,
             unfit=unfit,
         )
+
+
+def _ends_the_work(outcome: Outcome) -> bool:
+    """Return whether this process should begin nothing more."""
+    return outcome.unfit or outcome.status in OUTPUT_FAULTS
 
 
 def describe(error: BaseException) -> tuple[str, str]:

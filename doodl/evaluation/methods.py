@@ -5,6 +5,8 @@ no-smoothing   without the blur of the latent gradient
 full-depth     inverted to pure noise
 autoencoder    the autoencoder's latents optimised directly: no diffusion at all
 one-step       guidance inside each denoising step, from a part-way DDIM inversion
+hybrid         the same by the final image of all steps that follow; only if it is named
+pixel          the frame's pixels optimised directly; only if it is named
 zero-unet      the whole sampler, with a UNet that predicts no noise
 auto-contrast  0.7 auto-contrast + 0.3 input, saturation × 1.2: no model, no guide, no guard
 """
@@ -24,13 +26,11 @@ from torch import Tensor, nn
 
 from doodl.backbones import Backbone
 from doodl.backbones.process import Diffusion
-from doodl.config import EditConfig, SamplerConfig
+from doodl.config import EditConfig
 from doodl.edit import EditRequest, EditResult, PhotoEditor
 from doodl.errors import DoodlError
-from doodl.evaluation.onestep import edit_one_step
 from doodl.images import Photo, encode_photo
 from doodl.objective import Aim
-from doodl.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Method:
         knob: what its strength is the value of; None if it has the one it has.
         start: the strength that tuning starts from.
         directions: those it can go.
+        asked_only: left out unless it is named.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Method:
     knob: str | None = None
     start: float = 1.0
     directions: tuple[str, ...] = ("up", "down")
+    asked_only: bool = False
 
 
 class CountedUNet(nn.Module):
@@ -111,20 +113,6 @@ class ZeroUNet(nn.Module):
 
     def forward(self, latents: Tensor, t: Tensor, **others: Any) -> Any:  # noqa: ARG002
         return SimpleNamespace(sample=torch.zeros_like(latents))
-
-
-class LatentBackbone(Backbone):
-    """A backbone whose sampler is the identity: the latents are the autoencoder's own."""
-
-    def schedule(
-        self,
-        num_inference_steps: int,  # noqa: ARG002
-        depth: float = 1.0,  # noqa: ARG002
-        *,
-        size_px: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> Schedule:
-        one = torch.ones(1, dtype=torch.float64)
-        return Schedule.from_alphas(torch.zeros(1, dtype=torch.int64), one, one)
 
 
 def without_noise(backbone: Backbone) -> Backbone:
@@ -218,17 +206,16 @@ def _full_depth(
     return _edit(_with(editor, config=config), requests)
 
 
-def _autoencoder(
-    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
-) -> list[Edited | DoodlError]:
-    backbone = LatentBackbone(**vars(editor.backbone))
-    # p = 1: the pair's mixing layer is the identity as well.
-    config = replace(
-        _at_rate(editor.config, strength),
-        sampler=SamplerConfig(num_inference_steps=1, mix_weight=1.0, memory="full"),
-    )
-    results = _edit(_with(editor, backbone=backbone, config=config), requests)
-    return [replace(r, inversion_error=None) if isinstance(r, Edited) else r for r in results]
+def _without_diffusion(name: str) -> RunMethod:
+    """Return the method of `doodl.methods` that optimises what it names, its knob the rate."""
+
+    def run(
+        editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+    ) -> list[Edited | DoodlError]:
+        config = replace(_at_rate(editor.config, strength), method=name)
+        return _edit(_with(editor, config=config), requests)
+
+    return run
 
 
 def _zero_unet(
@@ -240,18 +227,16 @@ def _zero_unet(
     )
 
 
-def _one_step(
-    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
-) -> list[Edited | DoodlError]:
-    outcomes = edit_one_step(editor, requests, guidance=strength)
-    return [
-        outcome
-        if isinstance(outcome, DoodlError)
-        else Edited(
-            outcome.encoded, outcome.status, "steps", outcome.num_steps, outcome.inversion_error
-        )
-        for outcome in outcomes
-    ]
+def _step_by_step(name: str) -> RunMethod:
+    """Return the method of `doodl.methods` that guides each step, its knob the guidance."""
+
+    def run(
+        editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+    ) -> list[Edited | DoodlError]:
+        config = replace(editor.config, method=name, step_guidance=strength)
+        return _edit(_with(editor, config=config), requests)
+
+    return run
 
 
 def _auto_contrast(
@@ -286,12 +271,20 @@ METHODS: dict[str, Method] = {
         ),
         Method("full-depth", "inverted to pure noise", _full_depth, "learning rate ×"),
         Method(
-            "autoencoder", "the autoencoder's latents directly, no diffusion", _autoencoder,
-            "learning rate ×",
+            "autoencoder", "the autoencoder's latents directly, no diffusion",
+            _without_diffusion("autoencoder"), "learning rate ×",
         ),
         Method(
             "one-step", "guidance inside each denoising step, from a part-way DDIM inversion",
-            _one_step, "guidance", 32.0,
+            _step_by_step("one-step"), "guidance", 32.0,
+        ),
+        Method(
+            "hybrid", "guidance inside each denoising step by the final image, all steps through",
+            _step_by_step("hybrid"), "guidance", 32.0, asked_only=True,
+        ),
+        Method(
+            "pixel", "the frame's pixels directly: no diffusion, no autoencoder",
+            _without_diffusion("pixel"), "learning rate ×", asked_only=True,
         ),
         Method("zero-unet", "the edit with noise_pred = 0", _zero_unet, "learning rate ×"),
         Method(
@@ -300,6 +293,9 @@ METHODS: dict[str, Method] = {
         ),
     )
 }  # fmt: skip
+
+
+DEFAULT_METHODS = tuple(name for name, method in METHODS.items() if not method.asked_only)
 
 
 def make_request(photo: Photo, direction: str, seed: int) -> EditRequest:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from doodl.config import EditConfig, without_later_values
 from doodl.edit import PhotoEditor
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Case, Prepared
@@ -104,6 +105,14 @@ def fingerprint(value: Any) -> str:
     """Return 16 hex digits of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+_LATER_VALUES = ("sampler.kind", "method", "step_guidance")
+
+
+def recipe_values(config: EditConfig) -> dict[str, Any]:
+    """Return a config's values for a fingerprint: those added since count once they are used."""
+    return without_later_values(config.to_dict(), _LATER_VALUES)
 
 
 def case_id(case: Case) -> str:

@@ -12,10 +12,25 @@ import numpy as np
 from doodl.config import EditConfig
 from doodl.edit import load_editor
 from doodl.evaluation.cases import Case, Draw, Prepared, prepare
-from doodl.evaluation.methods import METHODS, Cost, Edited, counted, make_request, run_method
+from doodl.evaluation.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    Cost,
+    Edited,
+    counted,
+    make_request,
+    run_method,
+)
 from doodl.evaluation.metrics import rms_change
 from doodl.evaluation.referee import load_referee
-from doodl.evaluation.rows import Measured, Models, Run, fingerprint, measure
+from doodl.evaluation.rows import (
+    Measured,
+    Models,
+    Run,
+    fingerprint,
+    measure,
+    recipe_values,
+)
 from doodl.evaluation.strengths import Strength, match_strength
 from doodl.hub import find_model
 from doodl.images import decode_photo
@@ -37,7 +52,7 @@ class EvaluationSpec:
     draw: Draw
     config: EditConfig
     model: str = "pocket"
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = DEFAULT_METHODS
     directions: tuple[str, ...] = ("up", "down")
     batch_size: int = 6
 
@@ -78,7 +93,7 @@ class EvaluationSpec:
             "method": method,
             "direction": direction,
             "strength": strength,
-            "config": self.config.to_dict(),
+            "config": recipe_values(self.config),
             "max_px": self.draw.max_px,
             "revisions": revisions,
         }

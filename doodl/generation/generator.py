@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone
+from doodl.batching import OnIteration
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
 from doodl.denoiser import NoisePredictor
-from doodl.edict import generate
-from doodl.edit import OnIteration
 from doodl.errors import DoodlError, OptimisationError, RequestError
 from doodl.generation.delivery import Delivery
 from doodl.generation.judge import Judge
@@ -26,6 +24,7 @@ from doodl.generation.safety import SafetyCheck
 from doodl.guidance.guidance import BoundGuidance, Guidance
 from doodl.guidance.spec import GuideSpec
 from doodl.optimise import LatentState, optimise
+from doodl.sampling import check_sampler, denoise_to, generate
 from doodl.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -80,20 +79,21 @@ class ImageGenerator:
         )
         self._load_guides = load_guides
         self._guidances: dict[tuple[GuideSpec, ...], Guidance] = {}
+        if config.method != "doodl":
+            raise ValueError(f"method {config.method} edits photos; pictures are made by doodl.")
         # Here and not at the first picture: no prompt is at fault for them.
-        self.schedules()
+        check_sampler(self.schedules()[1], config.sampler)
         parse_memory(config.sampler.memory)
 
-    def schedules(self, size_px: tuple[int, int] | None = None) -> tuple[Schedule | None, Schedule]:
-        """Return the steps denoised plainly (None: there are none), and those optimised through.
+    def schedules(self, size_px: tuple[int, int] | None = None) -> tuple[Schedule, Schedule]:
+        """Return all steps, and those at their end that are optimised through.
 
         Args:
             size_px: (height, width) of the pictures; None: the model's native size.
         """
         sampler = self.config.sampler
         whole = self.backbone.schedule(sampler.num_inference_steps, size_px=size_px)
-        plain = len(whole) - (sampler.optimise_at or len(whole))
-        return _first_steps(whole, plain), whole.from_step(plain)
+        return whole, whole.from_step(len(whole) - (sampler.optimise_at or len(whole)))
 
     def check_size(self, width_px: int, height_px: int) -> None:
         """Raise RequestError unless the model can make pictures of this size."""
@@ -199,15 +199,14 @@ class ImageGenerator:
     @torch.no_grad()
     def _start(self, requests: Sequence[GenerateRequest], predictor: NoisePredictor) -> _Start:
         """Draw each request's noise, denoise the plain steps, and sample to the end from there."""
-        backbone, p = self.backbone, self.config.sampler.p
+        backbone, sampler = self.backbone, self.config.sampler
         size = requests[0].height_px, requests[0].width_px
         # On the CPU whatever the device, so that a seed makes the same picture everywhere.
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        x = y = backbone.init_noise(generators, *size)
-        plain, optimised = self.schedules(size)
-        if plain is not None:
-            x, y = generate(predictor, x, y, plain, mix_weight=p)
-        x_0, _ = generate(predictor, x, y, optimised, mix_weight=p)
+        noise = backbone.init_noise(generators, *size)
+        whole, optimised = self.schedules(size)
+        x, y = denoise_to(predictor, noise, whole, len(whole) - len(optimised), sampler)
+        x_0, _ = generate(predictor, x, y, optimised, sampler)
         return _Start(x, y, generators, backbone.decode(x_0))
 
     def _bound(
@@ -243,15 +242,6 @@ class ImageGenerator:
         x = torch.stack([state.best_x for state in states])
         y = torch.stack([state.best_y for state in states])
         return problem.decode(problem.generate(x, y)[0])
-
-
-def _first_steps(schedule: Schedule, count: int) -> Schedule | None:
-    """Return the schedule's first `count` steps, None for none."""
-    if count == 0:
-        return None
-    values = {field.name: getattr(schedule, field.name) for field in fields(schedule)}
-    steps: dict[str, Any] = {k: v[:count] for k, v in values.items() if isinstance(v, Tensor)}
-    return replace(schedule, **steps)
 
 
 def _group_key(request: GenerateRequest) -> tuple[object, ...]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from doodl.adjoint import generate_with_grad
 from doodl.backbones import Backbone
 from doodl.config import CropConfig, SamplerConfig
 from doodl.denoiser import NoisePredictor
 from doodl.guidance.guidance import BoundGuidance
 from doodl.optimise import Judgement
+from doodl.sampling import generate_with_grad
 from doodl.schedule import Schedule
 
 
@@ -34,14 +34,7 @@ class GenerateProblem:
     crops: CropConfig
 
     def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return generate_with_grad(
-            self.predictor,
-            x,
-            y,
-            self.schedule,
-            mix_weight=self.sampler.p,
-            memory=self.sampler.memory,
-        )
+        return generate_with_grad(self.predictor, x, y, self.schedule, self.sampler)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.backbone.decode(latents)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from doodl.config import preset
 from doodl.evaluation.cases import Draw, Source
-from doodl.evaluation.methods import METHODS
+from doodl.evaluation.methods import DEFAULT_METHODS, METHODS
 from doodl.evaluation.output import write_evaluation
 from doodl.evaluation.referee import default_referee
 from doodl.evaluation.run import run_evaluation
@@ -95,7 +95,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dulled", type=int, default=100)
     parser.add_argument("--untouched", type=int, default=50)
     parser.add_argument("--validation", type=int, default=6)
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument(
+        "--methods", nargs="*", default=list(DEFAULT_METHODS), choices=list(METHODS)
+    )
     parser.add_argument("--directions", nargs="*", default=["up", "down"], choices=["up", "down"])
     parser.add_argument("--batch-size", type=int, default=6)
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")

@@ -11,7 +11,6 @@ from doodl.edit import load_editor
 from doodl.evaluation.methods import (
     METHODS,
     Edited,
-    LatentBackbone,
     auto_contrast,
     counted,
     make_request,
@@ -19,15 +18,6 @@ from doodl.evaluation.methods import (
     without_noise,
 )
 from doodl.evaluation.metrics import rms_change
-from doodl.evaluation.onestep import (
-    _problem,
-    _walk_unguided,
-    ddim_invert,
-    denoise_step,
-    denoised,
-    guided_noise,
-    walk_guided,
-)
 from doodl.images import decode_photo
 from tests.photos import jpeg
 
@@ -108,67 +98,6 @@ def test_zero_unet_predicts_no_noise_whatever_the_model_predicts(editor, predict
     predictor = backbone.predictor([""])
     assert predictor(latents, torch.tensor(500)).abs().max() == 0
     assert editor.backbone.predictor([""])(latents, torch.tensor(500)).abs().max() > 0
-
-
-def test_autoencoders_sampler_is_the_identity(editor):
-    schedule = LatentBackbone(**vars(editor.backbone)).schedule(10, 0.5)
-    assert schedule.a.tolist() == [1]
-    assert schedule.b.tolist() == [0]
-    assert not schedule.noise_calls.any()
-
-
-def test_denoised_undoes_the_noise_that_was_added():
-    clean, noise, alpha = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3), 0.3
-    z = alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise
-    assert torch.allclose(denoised(z, noise, alpha), clean, atol=1e-6)
-
-
-def test_guided_step_goes_against_the_gradient(editor):
-    schedule = editor.backbone.schedule(10, 0.5)
-    z, noise, gradient = torch.randn(3, 1, 4, 3, 3)
-    for a, b, alpha, acts in zip(
-        schedule.a.tolist(), schedule.b.tolist(), schedule.alphas.tolist(),
-        schedule.noise_calls.tolist(), strict=True,
-    ):  # fmt: skip
-        if acts:
-            moved = denoise_step(z, guided_noise(noise, gradient, alpha, 1.0), a, b)
-            assert ((moved - denoise_step(z, noise, a, b)) * gradient).sum() < 0
-
-
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_one_step_guidance_lowers_the_loss_and_its_opposite_raises_it(editor, requests, direction):
-    asked = [make_request(r.photo, direction, r.seed) for r in requests]
-    backbone, sampler = editor.backbone, editor.config.sampler
-    schedule = backbone.schedule(sampler.num_inference_steps, sampler.depth)
-    predictor = backbone.predictor([r.prompt for r in asked])
-    views = torch.cat([editor.view(r.photo) for r in asked])
-    with torch.no_grad():
-        noise = ddim_invert(predictor, backbone.encode(views), schedule)
-        _, shown = _walk_unguided(editor, predictor, noise, schedule)
-    problems = [_problem(editor, predictor, asked, views, image) for image in shown]
-
-    def loss(guidance):
-        z = walk_guided(editor, predictor, problems[:-1], noise, schedule, asked, guidance)
-        generators = [torch.Generator().manual_seed(r.seed) for r in asked]
-        with torch.no_grad():
-            return problems[-1].judge(backbone.decode(z), generators).value
-
-    lower, unguided, higher = loss(16.0), loss(0.0), loss(-16.0)
-    assert (lower < unguided).all()
-    assert (higher > unguided).all()
-
-
-def test_ddim_inversion_comes_back_near_the_latents(editor, requests):
-    backbone = editor.backbone
-    schedule = backbone.schedule(10, 0.5)
-    predictor = backbone.predictor([""])
-    with torch.no_grad():
-        latents = backbone.encode(editor.view(requests[0].photo))
-        noise = ddim_invert(predictor, latents, schedule)
-        back, _ = _walk_unguided(editor, predictor, noise, schedule)
-    error = (back - latents).norm() / latents.norm()
-    moved = (noise - latents).norm() / latents.norm()
-    assert error < 0.5 * moved
 
 
 def test_toy_is_the_stated_blend():

@@ -103,8 +103,8 @@ def test_the_first_noise_is_the_seeds_own_on_every_device(generator):
 def test_plain_steps_before_the_optimised_ones_change_nothing(generator):
     backbone, predictor = generator.backbone, generator.backbone.predictor(["a tulip"])
     late = with_config(generator, num_inference_steps=4, optimise_at=1)
-    plain, optimised = late.schedules()
-    assert (len(plain), len(optimised), optimised.first_index) == (3, 1, 3)
+    whole, optimised = late.schedules()
+    assert (len(whole), len(optimised), optimised.first_index) == (4, 1, 3)
     start = late._start([request(5)], predictor)
     noise = torch.randn(start.x.shape[1:], generator=torch.Generator().manual_seed(5))[None]
     whole = backbone.schedule(4)

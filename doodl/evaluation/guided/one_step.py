@@ -1,6 +1,6 @@
 """One-step guidance for generation: the rival that looks one step ahead.
 
-As `evaluation.onestep`, from pure noise and without a source: at each step x̂_0 is decoded and
+As `methods.stepwise`, from pure noise and without a source: at each step x̂_0 is decoded and
 judged by the guides' own loss, and the noise prediction becomes ε + λ sqrt(1-ᾱ) ∇_z L. The
 gradient is shaped as DOODL's (rescaled per picture), so that both push equally hard.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doodl.evaluation.onestep import denoise_step, denoised, guided_noise
+from doodl.ddim import acting_steps, denoise_step, denoised, generate
 from doodl.generation import GenerateRequest, ImageGenerator
+from doodl.methods.stepwise import guided_noise
 from doodl.optimise import shape_gradient
 
 
@@ -43,37 +44,25 @@ def sample_one_step(
     )
     size = first.height_px, first.width_px
     schedule = backbone.schedule(config.sampler.num_inference_steps, size_px=size)
-    steps = list(
-        zip(
-            schedule.timesteps.unbind(0),
-            schedule.a.tolist(),
-            schedule.b.tolist(),
-            schedule.alphas.tolist(),
-            schedule.noise_calls.tolist(),
-            strict=True,
-        )
-    )
+    steps = acting_steps(schedule, backbone.device)
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     noise = backbone.init_noise(generators, *size)
-    unguided, z = noise, noise
+    z = noise
     with torch.no_grad():
-        for t, a, b, _, acts in steps:
-            if acts:
-                unguided = denoise_step(unguided, predictor(unguided, t).to(noise.dtype), a, b)
+        unguided = generate(predictor, noise, steps)
         plain = backbone.decode(unguided)
     bound = generator.guidance(first.guides).bind(
         [request.guide_row for request in requests], plain.clamp(-1, 1)
     )
-    for t, a, b, alpha, acts in steps:
-        if not acts:
-            continue
+    for step in steps:
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
-            noise_pred = predictor(leaf, t).to(leaf.dtype)
-            image = backbone.decode(denoised(leaf, noise_pred, alpha))
+            noise_pred = predictor(leaf, step.t).to(leaf.dtype)
+            image = backbone.decode(denoised(leaf, noise_pred, step.alpha))
             loss = bound.loss(image, generators, crops=config.crops)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         gradient, _ = shape_gradient(gradient, gradient, config.optimiser)
-        z = denoise_step(z, guided_noise(noise_pred.detach(), gradient, alpha, guidance), a, b)
+        guided = guided_noise(noise_pred.detach(), gradient, step.alpha, guidance)
+        z = denoise_step(z, guided, step)
     with torch.no_grad():
         return OneStepSamples(backbone.decode(z), plain)

@@ -11,7 +11,7 @@ from typing import Any
 from doodl.config import EditConfig
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Source
-from doodl.evaluation.rows import fingerprint
+from doodl.evaluation.rows import fingerprint, recipe_values
 
 TASKS = {
     "text": "pocket-text",
@@ -115,7 +115,7 @@ class GuidedSpec:
 
     def recipe(self, method: str, strength: float, revisions: dict[str, str]) -> str:
         """Return the fingerprint of all that a row's figures depend on, but for the picture."""
-        config = self.config.to_dict()
+        config = recipe_values(self.config)
         if method == "original":  # no guide acts: the optimiser decides nothing
             config = {"sampler": {**config["sampler"], "optimise_at": None}}
         return fingerprint(

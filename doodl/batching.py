@@ -1,0 +1,135 @@
+"""Continuous batching: photos that are done leave, and others take their places.
+
+All photos at work share one frame size, and with it one shape of latents; those of other sizes
+wait until the ones at work are done. Places change hands between iterations only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from doodl.errors import DoodlError
+from doodl.methods import Slot, Way
+from doodl.objective import EnhanceProblem
+from doodl.optimise import LatentState
+
+OnIteration = Callable[[int, LatentState], None]
+"""Called with the request's place among all and its state, after each iteration."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A photo that waits for a place; `view` (1, 3, H, W) is the photo at the model's size."""
+
+    place: int
+    request: Any
+    view: Tensor
+
+
+class Editing(Protocol):
+    """What the batch needs of an editor."""
+
+    def view(self, photo: Any) -> Tensor:
+        """Return the photo at the model's size, (1, 3, H, W)."""
+
+    def begin(self, arrivals: Sequence[Arrival]) -> list[Slot | DoodlError]:
+        """Return photos of one frame size at their start; an error for one that cannot."""
+
+    def together(self, slots: Sequence[Slot]) -> tuple[Way, EnhanceProblem]:
+        """Return the method and the objective of photos that share a batch."""
+
+    def finished(self, slot: Slot, image: Tensor) -> Any:
+        """Return the result of a photo that is done, or its error."""
+
+
+def edit_continuously(
+    editor: Editing, requests: Iterable[Any], room: int, on_iteration: OnIteration | None
+) -> Iterator[tuple[int, Any]]:
+    """Yield (place, result or error) of each request as it is done, in no set order.
+
+    Args:
+        requests: asked for the next one only when there is a place for it, or, as far as `room`
+            goes, while those that came are of another frame size.
+        room: photos at work at one time, at least 1.
+    """
+    arrivals = _Arrivals(editor, requests, room)
+    slots: list[Slot] = []
+    way: Way | None = None
+    problem: EnhanceProblem | None = None
+    while True:
+        joining: list[Arrival] = []
+        if way is None or not slots or way.joins:
+            shape = slots[0].view.shape if slots else None
+            joining = arrivals.take(room - len(slots), shape)
+        if joining:
+            for arrival, begun in zip(joining, editor.begin(joining), strict=True):
+                if isinstance(begun, Slot):
+                    slots.append(begun)
+                else:
+                    yield arrival.place, begun
+            if slots:
+                way, problem = editor.together(slots)
+        if not slots:
+            if joining:
+                continue
+            return
+        assert way is not None
+        assert problem is not None
+        done = [i for i, slot in enumerate(slots) if slot.state.stop_reason is not None]
+        if not done:
+            way.advance(slots, problem)
+            for slot in slots:
+                if on_iteration is not None:
+                    on_iteration(slot.place, slot.state)
+            continue
+        leaving = [slots[i] for i in done]
+        images = way.render(leaving, problem.keep(done))
+        going_on = [i for i, slot in enumerate(slots) if slot.state.stop_reason is None]
+        slots = [slots[i] for i in going_on]
+        if slots:
+            problem = problem.keep(going_on)
+        for slot, image in zip(leaving, images.split(1), strict=True):
+            yield slot.place, editor.finished(slot, image)
+
+
+class _Arrivals:
+    """Requests in their order, but for those whose frame size is not the one at work."""
+
+    def __init__(self, editor: Editing, requests: Iterable[Any], room: int) -> None:
+        self.editor, self.room = editor, room
+        self.source = enumerate(requests)
+        self.waiting: deque[Arrival] = deque()
+
+    def take(self, count: int, shape: Sequence[int] | None) -> list[Arrival]:
+        """Return up to `count` photos of one view shape; None: of whatever is next."""
+        taken: list[Arrival] = []
+        while len(taken) < count:
+            arrival = self._waiting(shape) or self._new(shape)
+            if arrival is None:
+                break
+            shape = arrival.view.shape
+            taken.append(arrival)
+        return taken
+
+    def _waiting(self, shape: Sequence[int] | None) -> Arrival | None:
+        for arrival in self.waiting:
+            if shape is None or arrival.view.shape == shape:
+                self.waiting.remove(arrival)
+                return arrival
+        return None
+
+    def _new(self, shape: Sequence[int] | None) -> Arrival | None:
+        while len(self.waiting) < self.room:
+            place, request = next(self.source, (0, None))
+            if request is None:
+                return None
+            arrival = Arrival(place, request, self.editor.view(request.photo))
+            if shape is None or arrival.view.shape == shape:
+                return arrival
+            self.waiting.append(arrival)
+        return None

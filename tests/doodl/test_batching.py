@@ -1,0 +1,184 @@
+"""Continuous batching: who is at work when, and that it changes nobody's result."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from doodl.batching import edit_continuously
+from doodl.checkpoints import state_to_bytes
+from doodl.config import preset
+from doodl.edit import EditRequest, load_editor
+from doodl.errors import InversionError
+from doodl.images import decode_photo
+from doodl.methods import Slot
+from doodl.objective import Aim
+from doodl.optimise import LatentState
+from tests.photos import jpeg
+
+
+@dataclass
+class Asked:
+    """A photo that takes so many iterations; `photo` is its frame's side."""
+
+    iterations: int
+    photo: int = 1
+    fails: bool = False
+
+
+class ToyWay:
+    joins, inverts = True, True
+
+    def __init__(self, log):
+        self.log = log
+
+    def advance(self, slots, problem):
+        assert [slot.place for slot in slots] == problem.places
+        assert len({slot.view.shape for slot in slots}) == 1
+        self.log.append([slot.place for slot in slots])
+        for slot in slots:
+            slot.state.iteration += 1
+            if slot.state.iteration >= slot.request.iterations:
+                slot.state.stop_reason = "steps"
+
+    def render(self, slots, problem):
+        assert [slot.place for slot in slots] == problem.places
+        return torch.tensor([float(place) for place in problem.places])
+
+
+@dataclass
+class ToyProblem:
+    places: list
+
+    def keep(self, indices):
+        return ToyProblem([self.places[i] for i in indices])
+
+
+class ToyEditor:
+    def __init__(self, joins=True):
+        self.log, self.way = [], ToyWay([])
+        self.way.joins = joins
+
+    def view(self, photo):
+        return torch.zeros(1, 3, photo, photo)
+
+    def begin(self, arrivals):
+        return [
+            InversionError("no")
+            if a.request.fails
+            else Slot(a.place, a.request, a.view, a.view, LatentState.start(*torch.zeros(2, 1), 0))
+            for a in arrivals
+        ]
+
+    def together(self, slots):
+        return self.way, ToyProblem([slot.place for slot in slots])
+
+    def finished(self, slot, image):
+        assert image.item() == slot.place
+        return slot.state.iteration
+
+
+def run(asked, room, *, joins=True, on_iteration=None):
+    editor = ToyEditor(joins)
+    results = dict(edit_continuously(editor, iter(asked), room, on_iteration))
+    assert set(results) == set(range(len(asked)))
+    for place, request in enumerate(asked):
+        wanted = InversionError if request.fails else int
+        assert isinstance(results[place], wanted)
+        assert request.fails or results[place] == request.iterations
+    return editor.way.log
+
+
+def test_a_photo_that_is_done_gives_its_place_to_the_next():
+    log = run([Asked(3), Asked(1), Asked(1), Asked(2)], 2)
+    assert log == [[0, 1], [0, 2], [0, 3], [3]]
+
+
+def test_a_fixed_batch_of_the_same_photos_takes_more_iterations():
+    asked = [Asked(n) for n in (9, 1, 1, 1, 1, 1, 1, 1)]
+    assert len(run(asked, 2)) == 9
+    assert len(run(asked, 2, joins=False)) == 9 + 1 + 1 + 1
+
+
+def test_photos_of_another_size_wait_until_those_at_work_are_done():
+    log = run([Asked(2), Asked(1, photo=2), Asked(1), Asked(1, photo=2)], 2)
+    assert log == [[0, 2], [0], [1, 3]]
+
+
+def test_a_method_that_keeps_step_starts_the_next_batch_when_this_one_is_done():
+    log = run([Asked(2), Asked(1), Asked(1)], 2, joins=False)
+    assert log == [[0, 1], [0], [2]]
+
+
+@pytest.mark.parametrize("room", [1, 2, 5])
+def test_photos_that_cannot_begin_leave_the_others_alone(room):
+    run([Asked(1, fails=True), Asked(2), Asked(1, fails=True), Asked(1, photo=3), Asked(3)], room)
+    run([Asked(1, fails=True), Asked(1, fails=True)], room)
+    run([], room)
+
+
+def test_no_more_photos_are_asked_for_than_there_is_room_to_hold():
+    held = []
+
+    def requests():
+        for n in range(12):
+            held.append(n)
+            # All but the first are of another size: they wait.
+            yield Asked(30 if n == 0 else 1, photo=1 if n == 0 else 2)
+
+    editor = ToyEditor()
+    first = next(edit_continuously(editor, requests(), 3, None))
+    assert first[0] == 0
+    assert len(held) == 1 + 3
+
+
+def test_each_iteration_is_told_with_the_photos_own_place():
+    told = []
+    run([Asked(1), Asked(2), Asked(1)], 2, on_iteration=lambda i, s: told.append((i, s.iteration)))
+    assert told == [(0, 1), (1, 1), (1, 2), (2, 1)]
+
+
+SHORT = replace(
+    preset("pocket"),
+    working_px=64,
+    num_crops=1,
+    stop_score=None,
+    optimiser=replace(preset("pocket").optimiser, num_optim_steps=3),
+)
+
+
+def request(seed, size=(96, 96), **options):
+    return EditRequest(decode_photo(jpeg(seed, size)), Aim("up"), seed=seed, **options)
+
+
+def test_results_are_the_same_whoever_came_and_went(monkeypatch):
+    torch.set_num_threads(1)
+    editor = load_editor("pocket", SHORT)
+    saved = {}
+    editor.edit(
+        [request(2)],
+        on_iteration=lambda _, s: saved.setdefault(s.iteration, state_to_bytes(s)),
+    )
+    # The second is two iterations ahead, so that the places change hands at different times.
+    requests = [
+        request(1),
+        request(2, checkpoint=saved[2]),
+        request(3, prompt="a rose"),
+        request(4, size=(96, 128)),
+    ]
+    at_work, together = [], editor.together
+
+    def noted(slots):
+        at_work.append([slot.place for slot in slots])
+        return together(slots)
+
+    monkeypatch.setattr(editor, "together", noted)
+    results = dict(editor.stream(iter(requests), 2))
+    assert at_work == [[0, 1], [0, 2], [3]]
+    for place, asked in enumerate(requests):
+        (alone,) = editor.edit([asked])
+        assert results[place].loss_curve == pytest.approx(alone.loss_curve, abs=1e-3)
+        assert results[place].score_after == pytest.approx(alone.score_after, abs=1e-3)
+        got, want = (decode_photo(r.encoded).pixels.astype(int) for r in (results[place], alone))
+        assert np.abs(got - want).mean() < 0.05

@@ -1,0 +1,137 @@
+"""Workers that refill their batch: every row is committed once, whatever happens to another."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import DiskFullError
+from pipeline.feed import Feeder
+from pipeline.run import run_job
+from pipeline.stages import RowProcessor
+from tests.fakes import FakeEditor
+from tests.photos import collection
+from tests.pipeline.conftest import results, spec_of
+
+PHOTOS = 6
+
+
+class StreamingEditor(FakeEditor):
+    """Holds `room` photos at a time and finishes the newest first."""
+
+    most = 0
+
+    def stream(self, requests, room, *, on_iteration=None):
+        held, source = [], enumerate(requests)
+        while True:
+            while len(held) < room and (entry := next(source, None)) is not None:
+                held.append(entry)
+            if not held:
+                return
+            StreamingEditor.most = max(StreamingEditor.most, len(held))
+            place, request = held.pop()
+            yield place, self._edit(request)
+
+
+def load_editor(model, config, *, device="cpu", software="doodl-batch"):
+    StreamingEditor.most = 0
+    return StreamingEditor(software)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return collection(tmp_path / "photos", PHOTOS)
+
+
+def streaming(photos, **options):
+    spec = spec_of(photos, batch_size=2, **options)
+    return type(spec).from_json(
+        spec.to_json().replace("tests.fakes:load_editor", f"{__name__}:load_editor")
+    )
+
+
+def table(photos, tmp_path, **columns):
+    uris = sorted(str(path) for path in Path(photos).rglob("*.jpg"))
+    path = tmp_path / "rows.csv"
+    pd.DataFrame({"image_uri": uris, **columns}).to_csv(path, index=False)
+    return path
+
+
+def test_a_worker_refills_its_batch_and_commits_every_row_once(photos, edits, monkeypatch):
+    sizes, process = [], RowProcessor.__call__
+
+    def noted(self, items):
+        sizes.append(len(items))
+        return process(self, items)
+
+    monkeypatch.setattr(RowProcessor, "__call__", noted)
+    spec = streaming(photos)
+    summary = run_job(spec)
+    assert summary.counts["ok"] == PHOTOS == edits() == len(results(spec))
+    assert StreamingEditor.most == 2
+    assert sizes == [3, 2, 1]  # half of what is left, and never less than a batch
+
+
+def test_one_bad_photo_fails_alone_and_the_rest_goes_on(photos, tmp_path, monkeypatch):
+    prompts = ["", "", "fail"] + [""] * (PHOTOS - 3)
+    spec = streaming(table(photos, tmp_path, prompt=prompts))
+    monkeypatch.setattr(Feeder, "_batch_size", lambda self, pool: PHOTOS)
+    summary = run_job(spec)
+    assert (summary.counts["ok"], summary.counts["failed"]) == (PHOTOS - 1, 1)
+    failed = results(spec).query("status == 'failed'")
+    assert "asked to fail" in failed["error_message"].item()
+
+
+def test_a_photo_that_cannot_be_read_fails_alone(photos, monkeypatch):
+    next(iter(sorted(Path(photos).rglob("*.jpg")))).write_bytes(b"no photo")
+    monkeypatch.setattr(Feeder, "_batch_size", lambda self, pool: PHOTOS)
+    counts = run_job(streaming(photos)).counts
+    assert (counts["ok"], counts["failed"]) == (PHOTOS - 1, 1)
+
+
+def test_an_output_that_takes_nothing_more_ends_the_stream(photos, monkeypatch):
+    monkeypatch.setattr(Feeder, "_batch_size", lambda self, pool: PHOTOS)
+    committed = []
+
+    def full(self, item, done, times):
+        committed.append(item.row_id)
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr("pipeline.stages.CommitRows.finished", full)
+    summary = run_job(streaming(photos))
+    assert summary.exit_code == 7
+    assert len(committed) == 1
+    assert summary.counts["pending"] == PHOTOS
+
+
+def test_an_editor_that_cannot_refill_gets_fixed_batches(photos, monkeypatch):
+    taken, edit = [], FakeEditor.edit
+
+    def noted(self, requests, *, on_iteration=None):
+        taken.append(len(requests))
+        return edit(self, requests, on_iteration=on_iteration)
+
+    monkeypatch.setattr(FakeEditor, "edit", noted)
+    monkeypatch.setattr(Feeder, "_batch_size", lambda self, pool: 5)
+    assert run_job(spec_of(photos, batch_size=2)).counts["ok"] == PHOTOS
+    assert Counter(taken) == Counter([2, 2, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("task", "batch_size", "left", "workers", "want"),
+    [
+        ("enhance", 1, 1000, 2, 1),  # nothing to refill
+        ("generate", 4, 1000, 2, 4),  # it refills none
+        ("enhance", 4, 1000, 2, 16),
+        ("enhance", 4, 40, 2, 10),
+        ("enhance", 4, 8, 2, 4),
+        ("enhance", 4, 0, 2, 4),  # nobody knows
+    ],
+)
+def test_workers_get_shares_that_let_them_end_together(task, batch_size, left, workers, want):
+    spec = SimpleNamespace(task=task, batch_size=batch_size)
+    feeder = Feeder(spec, None, None, None, None, None)
+    feeder._left = left
+    assert feeder._batch_size(SimpleNamespace(num_workers=workers)) == want
