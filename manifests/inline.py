@@ -54,6 +54,15 @@ def open_table(uri: str) -> Any:
     return filesystem.open_input_file(path)
 
 
+def read_table_bytes(uri: str) -> bytes:
+    """Return a manifest file's bytes, wherever it lies. Raises: OSError."""
+    source = open_table(uri)
+    if isinstance(source, str):
+        return Path(source).read_bytes()
+    with source:
+        return source.read()
+
+
 def _read_inline(path: str, row: int) -> bytes:
     group, first = _group_of(path, row)
     with pq.ParquetFile(open_table(path)) as file:

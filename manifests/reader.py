@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
 from manifests.identity import hash_bytes
-from manifests.inline import IMAGE_COLUMN, open_table, photo_bytes
+from manifests.inline import IMAGE_COLUMN, open_table, photo_bytes, read_table_bytes
+from manifests.json_lines import read_json_lines
 from manifests.naming import full_uri, prompt_name, resolve_plain_rows, resolve_rows
 from manifests.paths import has_scheme
 from manifests.scan import scan_photos
@@ -52,7 +53,7 @@ def read_manifest(
         path = str(Path(path).absolute())
     try:
         return _as_inputs(path, needs_image, own_columns)
-    except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+    except (pa.ArrowException, UnicodeError, OverflowError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -67,6 +68,11 @@ def _as_inputs(path: str, needs_image: bool, own_columns: pa.Schema | None) -> p
     table, hashes = _read_file(path)
     # Damaged text and lengths that lie are found here, and not where a row's value is used.
     table.validate(full=True)
+    if twice := sorted({n for n in table.column_names if table.column_names.count(n) > 1}):
+        raise ManifestError(
+            f"{path}: column {twice[0]} is there {table.column_names.count(twice[0])} times; "
+            "keep one of them."
+        )
     if needs_image and hashes is None and "image_uri" not in table.column_names:
         raise ManifestError(
             f"{path}: no column image_uri (or image); it has {', '.join(table.column_names)}. "
@@ -107,9 +113,10 @@ def _read_file(path: str) -> tuple[pa.Table, list[str | None] | None]:
 
             return csv.read_csv(open_table(path)), None
         if suffix in (".jsonl", ".ndjson"):
-            from pyarrow import json as arrow_json
-
-            return arrow_json.read_json(open_table(path)), None
+            try:
+                return read_json_lines(read_table_bytes(path)), None
+            except ManifestError as error:
+                raise ManifestError(f"{path}: {error}.") from error
         with pq.ParquetFile(open_table(path)) as file:
             names = file.schema_arrow.names
             table = file.read(columns=[n for n in names if n != IMAGE_COLUMN])

@@ -142,7 +142,7 @@ def _asked(word: str) -> tuple[str, str]:
     if _SECRET.search(name):
         raise UsageError(
             f"--env {name} is a secret, and secrets are not written into schedules; put the line "
-            f"{name}=... into a file that only you can read (chmod 600) and name it with --env-file."
+            f"{name}=... into a file that only you can read (chmod 600); name it with --env-file."
         )
     if not given and name not in os.environ:
         raise UsageError(f"--env {name} is not set here; set it, or give it as {name}=value.")

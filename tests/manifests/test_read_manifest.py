@@ -261,3 +261,33 @@ def test_rows_read_all_at_once_are_those_read_one_by_one(
         expected = resolve_rows("/photos/m.parquet", uris, row_ids, None, errors, needs_image=True)
         assert ([*plain[0].to_pylist()], [*plain[1].to_pylist()]) == expected
         assert not errors
+
+
+def test_column_that_is_there_twice_is_refused_by_name(tmp_path):
+    path = tmp_path / "photos.csv"
+    path.write_text("image_uri,prompt,prompt\na.jpg,one,two\n")
+    with pytest.raises(ManifestError, match="column prompt is there 2 times"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2 is a list"),
+        ("[" * 100_000, "line 2 is not JSON"),
+        ('{"prompt": "\\ud800"}', "cannot be read"),
+        ('{"prompt": 99999999999999999999999999}', "cannot be read"),
+    ],
+)
+def test_damaged_json_line_is_named(tmp_path, line, words):
+    path = tmp_path / "photos.jsonl"
+    path.write_text('{"image_uri": "a.jpg"}\n' + line + "\n")
+    with pytest.raises(ManifestError, match=words):
+        read_manifest(path)
+
+
+def test_json_lines_may_have_other_names_than_the_first(tmp_path):
+    path = tmp_path / "photos.jsonl"
+    path.write_text('\ufeff{"image_uri": "a.jpg"}\n\n{"image_uri": "b.jpg", "prompt": "b"}\r\n')
+    assert read_manifest(path)["prompt"].to_pylist() == [None, "b"]
