@@ -49,6 +49,7 @@ def test_an_unknown_preset_names_those_there_are(monkeypatch):
 
 OTHERS = {
     "sampler.memory": "full", "sampler.optimise_at": 3, "sampler.num_inference_steps": 25,
+    "sampler.kind": "belm", "method": "one-step",
     "guides": ["symmetry=2"], "stop_score": 8.5, "sampler.depth": 0.25, "sampler.mix_weight": 0.5,
 }  # fmt: skip
 
