@@ -54,12 +54,17 @@ OTHERS = {
 }  # fmt: skip
 
 
+BESIDE = {"sampler.kind": {"optimiser.tie_latents": False, "optimiser.decode_pair": False}}
+"""What another value has to come with."""
+
+
 @pytest.mark.parametrize("name", sorted(shown("paper-text")["values"]))
 def test_every_value_that_is_shown_can_be_overridden(tmp_path, name):
     old = shown("paper-text")["values"][name]["value"]
     new = OTHERS.get(name, (not old) if isinstance(old, bool) else 7)
     assert new != old
-    spec = make_spec(tmp_path, preset="paper-text", overrides={name: new})
+    overrides = {name: new, **BESIDE.get(name, {})}
+    spec = make_spec(tmp_path, preset="paper-text", overrides=overrides)
     node = spec.edit_config.to_dict()
     for part in name.split("."):
         node = node[part]
