@@ -45,13 +45,8 @@ def run_evaluate_enhance(
     else:
         for name, why in evaluation.drawn.unreadable:
             console.error(f"{name}: {why}", "left out")
-        _print_tables(written.tables)
-        console.result(f"tables: {written.tables_path}  (with intervals and every figure)")
-        console.result(f"rows:   {written.rows_path} and rows.parquet")
-        for sheet in written.sheets:
-            console.result(f"sheet:  {sheet}")
-    failed = any(row["status"] == "failed" for row in evaluation.rows)
-    return exits.ROWS_FAILED if failed else exits.OK
+        _print_written(written, f"{written.rows_path} and rows.parquet")
+    return _exit_code(evaluation.rows)
 
 
 def run_evaluate_samples(
@@ -98,13 +93,21 @@ def run_evaluate_guided(
         tables = [{"title": t.title, "values": t.values} for t in written.tables]
         console.print_json({"tables": tables, "revisions": evaluation.revisions})
     else:
-        _print_tables(written.tables)
-        console.result(f"tables: {written.tables_path}  (with intervals and every figure)")
-        console.result(f"rows:   {written.rows_path}")
-        for sheet in written.sheets:
-            console.result(f"sheet:  {sheet}")
-    failed = any(row["status"] == "failed" for row in evaluation.rows)
-    return exits.ROWS_FAILED if failed else exits.OK
+        _print_written(written, str(written.rows_path))
+    return _exit_code(evaluation.rows)
+
+
+def _print_written(written: Any, rows: str) -> None:
+    """Print the tables, and where everything lies."""
+    _print_tables(written.tables)
+    console.result(f"tables: {written.tables_path}  (with intervals and every figure)")
+    console.result(f"rows:   {rows}")
+    for sheet in written.sheets:
+        console.result(f"sheet:  {sheet}")
+
+
+def _exit_code(rows: Sequence[dict[str, Any]]) -> int:
+    return exits.ROWS_FAILED if any(row["status"] == "failed" for row in rows) else exits.OK
 
 
 def _silence(message: str) -> None:

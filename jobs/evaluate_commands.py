@@ -295,13 +295,14 @@ def aesthetic(
 def _guided(task: str, out: Path, given: dict[str, Any], **items: Any) -> None:
     from jobs.evaluate import run_evaluate_guided
 
+    overrides = dict(assignment(one) for one in given["overrides"] or [])
     if given["guides"]:
-        given["overrides"] = [*(given["overrides"] or []), f"guides={_json(given['guides'])}"]
+        overrides["guides"] = given["guides"]
     options = {
         "task": task,
         "recipe": {
             "model": "pocket" if given["model"] == "auto" else given["model"],
-            "overrides": dict(assignment(one) for one in given["overrides"] or []),
+            "overrides": overrides,
             **({} if given["preset"] is None else {"preset": given["preset"]}),
         },
         "methods": _words(given["methods"]), "measures": tuple(given["measures"] or ()),
@@ -312,9 +313,3 @@ def _guided(task: str, out: Path, given: dict[str, Any], **items: Any) -> None:
         out, options, workers=given["workers"], redo=given["redo"], as_json=given["json"]
     )
     raise typer.Exit(code)
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)

@@ -217,7 +217,7 @@ def evaluate_guided(
     out.mkdir(parents=True, exist_ok=True)
     evaluation = run_guided(spec, out, observer, workers=workers, redo=redo)
     written = write_guided(evaluation, out, command, sources)
-    write_whole_rows(evaluation.rows, written.rows_path)
+    write_guided_rows(evaluation.rows, written.rows_path)
     return evaluation, written
 
 
@@ -240,8 +240,9 @@ def _spread(sources: Sequence[Source], count: int) -> list[Source]:
     return [sources[i * len(sources) // count] for i in range(count)]
 
 
-def write_whole_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as one Parquet file, the types of columns taken from the values."""
+def write_guided_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write rows of guided generation as one Parquet file; each measure has columns of its own, so
+    their types come from the values."""
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
     write_whole(path, buffer.getvalue().to_pybytes())
