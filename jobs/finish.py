@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.exits import UsageError
-from pipeline.collection import OutputView
+from jobs.submitted import counts as counts_of
 from pipeline.history import past_runs
 from pipeline.run import RunSummary
 
@@ -68,14 +68,15 @@ def counts_only(summary: RunSummary) -> dict[str, Any]:
 def summary_of(out: str, exit_code: int) -> RunSummary:
     """Return the summary of a folder's last run, from what it left there: one that ran elsewhere.
 
-    Raises: ManifestError if the folder holds no job.
+    A run that ended before it made the folder, as in an environment that cannot be had, has none.
     """
-    counts, runs = OutputView(out).counts() or {}, past_runs(out, 1)
+    counts = counts_of(out)
+    runs = [] if counts is None else past_runs(out, 1)
     if not runs:
-        return RunSummary(out, "", counts, exit_code=exit_code)
+        return RunSummary(out, "", counts or {}, exit_code=exit_code)
     run = runs[0]
     return RunSummary(
-        out, run.run_id, counts, computed=run.computed, copied=run.copied, statuses=run.rows,
+        out, run.run_id, counts or {}, computed=run.computed, copied=run.copied, statuses=run.rows,
         seconds=run.seconds or 0.0, exit_code=exit_code, stopped_by=run.stopped_by,
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ _DRAIN_CHECK_SECONDS = 5.0
 _FIRST_TOLD_SECONDS = 60.0
 # A worker may die while it loads for reasons of its node; so many on end, and none ready, is not.
 _MAX_DEAD_STARTS = 5
+_MAX_FAILED_STARTS = 2
 
 
 class _Worker:
@@ -120,6 +121,7 @@ class RayPool:
         self._tell = tell
         self._opened_at = self._drains_at = time.monotonic()
         self._tell_after, self._dead_starts = _FIRST_TOLD_SECONDS, 0
+        self._failed_starts = 0
         if spec.runner == "cluster":
             self._connection: JobRay | PrivateRay = JobRay()
         else:
@@ -215,15 +217,18 @@ class RayPool:
         except ray.exceptions.RayError as error:
             reason = _reason(error)
             if getattr(error, "actor_init_failed", False):
-                # No row is at fault, and the next worker would fail alike.
-                raise UnusableEnvironmentError(f"a worker cannot start: {reason}") from error
+                # No row is at fault, and the next worker will most likely fail alike; but a file
+                # that was out of reach for a moment must not end a night's run.
+                self._failed_starts += 1
+                if self._failed_starts >= _MAX_FAILED_STARTS:
+                    raise UnusableEnvironmentError(f"a worker cannot start: {reason}") from error
         else:
             if slot.ready:
                 if slot.leaving or any(outcome.unfit for outcome in value):
                     self._replace(slot)
                 return Completion(items, tuple(value))
             slot.ready, (slot.node_id, slot.node, slot.pid) = True, value
-            self._dead_starts = 0
+            self._dead_starts = self._failed_starts = 0
             return None
         if not slot.ready:
             self._dead_starts += 1

@@ -171,6 +171,11 @@ def test_a_run_that_ran_elsewhere_is_summed_up_from_its_folder(tmp_path):
     assert finish.counts_only(there) == finish.counts_only(here)
 
 
+def test_a_run_that_ended_before_it_made_its_folder_has_no_counts(tmp_path):
+    summary = finish.summary_of(str(tmp_path / "never-made"), 6)
+    assert (summary.exit_code, dict(summary.counts), summary.computed) == (6, {}, 0)
+
+
 def test_a_skipped_run_tells_nobody(tmp_path, monkeypatch):
     from manifests.commits import OutputFolder
     from manifests.errors import OutputLockedError

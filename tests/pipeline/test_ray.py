@@ -136,6 +136,12 @@ def test_a_worker_that_cannot_start_ends_the_run_with_its_reason(photos, tmp_pat
     assert "no_such_editor" in output
 
 
+def test_a_worker_that_cannot_start_at_once_gets_a_second_try(photos, tmp_path):
+    spec = make_spec(photos, editor="tests.fakes:load_editor_at_second_try", num_workers=1)
+    code, output = finish(start(spec, tmp_path, log=tmp_path / "log"))
+    assert (code, len(results(spec))) == (0, 8), output
+
+
 @pytest.mark.slow
 def test_workers_that_die_while_they_load_end_the_run(photos, tmp_path):
     spec = make_spec(photos, editor="tests.fakes:load_dying_editor", num_workers=1)
