@@ -25,6 +25,7 @@ from pipeline.spec import JobSpec
 from pipeline.stages import CommitRows
 
 _WAIT_SECONDS = 0.5
+_DELIVERED = frozenset({"ok", "rejected", "skipped"})
 _BATCHES_AT_ONCE = 4
 """Batches' worth of photos that a worker is given: as one is done, the next takes its place."""
 
@@ -87,18 +88,16 @@ class Feeder:
         """
         exhausted, self._left = False, total
         while True:
-            while pool.has_room() and self.going_on:
-                batch = self._next_batch(pool, items)
-                if not batch:
-                    exhausted = not self._retries
-                    break
-                pool.submit(batch)
-                self._submitted_at[batch[0].work_key] = time.monotonic()
+            exhausted = self._refill(pool, items) or exhausted
             self._observer.load(pool.in_flight)
             nothing_left = exhausted and not self._retries and not self._returned
             if pool.in_flight == 0 and (nothing_left or not self.going_on):
                 break
-            for completion in pool.wait(_WAIT_SECONDS):
+            completions = pool.wait(_WAIT_SECONDS)
+            if self._choice.max_gpu_hours is None and all(map(_went_well, completions)):
+                # Nothing in them bears on what comes next: no worker waits for the bookkeeping.
+                exhausted = self._refill(pool, items) or exhausted
+            for completion in completions:
                 self._collect(completion)
             if self._stop.overdue(self._spec.grace_seconds):
                 break
@@ -106,6 +105,16 @@ class Feeder:
             now_and_then()
         if self.fault is not None:
             raise self.fault
+
+    def _refill(self, pool: Pool, items: Iterator[WorkItem]) -> bool:
+        """Give the workers with room their next batches; return whether the items have ended."""
+        while pool.has_room() and self.going_on:
+            batch = self._next_batch(pool, items)
+            if not batch:
+                return not self._retries
+            pool.submit(batch)
+            self._submitted_at[batch[0].work_key] = time.monotonic()
+        return False
 
     def _batch_size(self, pool: Pool) -> int:
         """Return how many rows to give a worker: more than one batch, where it can refill one."""
@@ -223,3 +232,13 @@ class Feeder:
                 f"the first {failed} photos all failed, so the run stops; see the report, "
                 "and raise --breaker to go on regardless."
             )
+
+
+def _went_well(completion: Completion) -> bool:
+    """Return whether a worker did all it was given and nothing of it failed."""
+    done = [outcome.status for outcome in completion.outcomes]
+    return (
+        completion.worker_died is None
+        and len(done) == len(completion.items)
+        and all(status in _DELIVERED for status in done)
+    )

@@ -49,11 +49,15 @@ def bare_environment(**more):
 
 
 def kill_marked(mark):
-    """SIGKILL every process that carries the mark, until there is none."""
+    """SIGKILL every process that carries the mark, and what they started, until there is none."""
     while True:
         marked = [p for p in psutil.process_iter() if _carries(p, mark)]
         if not marked:
             return
+        for process in list(marked):
+            # Ray's agents write their names over their environments, marks and all.
+            with contextlib.suppress(psutil.Error):
+                marked += process.children(recursive=True)
         for process in marked:
             with contextlib.suppress(psutil.Error):
                 process.kill()
