@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ import ray
 from pipeline.errors import UnusableEnvironmentError
 
 _START_TRIES = 3
+_TOKEN = "RAY_AUTH_TOKEN"
+# One for the process: Ray reads it once.
+_private_token = secrets.token_hex(32)
 _UNREACHABLE = (OSError, RuntimeError, ValueError, ray.exceptions.RayError)
 
 
@@ -32,7 +36,7 @@ class PrivateRay:
     Args:
         resources: names beside CPU and GPU that workers ask for; on one's own machine they are
             always there.
-    Raises: UnusableEnvironmentError if Ray cannot start (no shared memory, read-only HOME).
+    Raises: UnusableEnvironmentError if Ray cannot start (no shared memory).
     """
 
     grows = False
@@ -46,6 +50,9 @@ class PrivateRay:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # The private cluster is ours alone; an address in the environment is another's.
         os.environ.pop("RAY_ADDRESS", None)
+        # Else Ray makes one in the user's home, where it may not be able to write.
+        self._own_token = _TOKEN not in os.environ
+        os.environ.setdefault(_TOKEN, _private_token)
         _quiet()
         try:
             self._start(num_cpus, resources)
@@ -82,6 +89,8 @@ class PrivateRay:
         """End it, and go back to the folder the run was started in."""
         if ray.is_initialized():
             ray.shutdown()
+        if self._own_token:
+            os.environ.pop(_TOKEN, None)
         os.chdir(self._back)
         # Empty, so nothing is lost; a file that something left there stays with its folder.
         if not any(Path(self._neutral).iterdir()):
