@@ -127,6 +127,12 @@ def _read_file(path: str) -> tuple[pa.Table, list[str | None] | None]:
         raise ManifestError(f"{path} does not exist; give a folder or a Parquet file.") from None
     except OSError as error:
         raise _unreadable(path, error) from error
+    if len(hashes) != table.num_rows:
+        # A damaged footer may say another number of rows for each column.
+        raise ManifestError(
+            f"{path} is damaged: its column image has {len(hashes)} rows, the others "
+            f"{table.num_rows}; write it anew."
+        )
     return table, hashes
 
 

@@ -291,3 +291,25 @@ def test_json_lines_may_have_other_names_than_the_first(tmp_path):
     path = tmp_path / "photos.jsonl"
     path.write_text('\ufeff{"image_uri": "a.jpg"}\n\n{"image_uri": "b.jpg", "prompt": "b"}\r\n')
     assert read_manifest(path)["prompt"].to_pylist() == [None, "b"]
+
+
+def test_columns_that_count_their_rows_differently_are_refused(tmp_path):
+    """As a damaged footer has it; the bytes were found by fuzzing, the fault is set by hand."""
+    photo = {"bytes": b"x", "path": "a.jpg"}
+    table = pa.table({"row_id": ["a", "b", "c"], "image": [photo] * 3})
+    path = tmp_path / "manifest.parquet"
+    pq.write_table(table, path)
+    data = path.read_bytes()
+    # Thrift's compact integers: 3 is written 06, as num_values of each column of the group.
+    end = data.rindex(b"PAR1") - 4
+    begin = end - int.from_bytes(data[end : end + 4], "little")
+    refused = 0
+    for place in range(begin, end):
+        if data[place] != 6:
+            continue
+        path.write_bytes(data[:place] + b"\x00" + data[place + 1 :])
+        try:
+            read_manifest(path)
+        except ManifestError as error:
+            refused += "is damaged: its column image has" in str(error)
+    assert refused
