@@ -29,7 +29,8 @@ _ATTACK_SHARE = 0.6
 # rank by texture hardly learns it any more, and one taught by every other batch knew less of it
 # after 43 minutes than this one after six. The cells are what an edit's blur leaves.
 _DIRECTION_CELL_PX = 16
-_DIRECTION_WEIGHT = 2.0
+# Then ranking, and with it the size of the score's differences, catches up.
+_DIRECTION_WEIGHT, _DIRECTION_WEIGHT_LATER, _DIRECTION_FIRST = 2.0, 0.6, 0.5
 
 
 def train_scorer(
@@ -98,7 +99,8 @@ def train_scorer(
         }
         if recipe.teach_direction:
             direction = direction_loss(scorer, versions)
-            loss = loss + _DIRECTION_WEIGHT * direction
+            early = progress < _DIRECTION_FIRST
+            loss = loss + (_DIRECTION_WEIGHT if early else _DIRECTION_WEIGHT_LATER) * direction
             numbers["direction"] = float(direction.detach())
         return loss, numbers
 
