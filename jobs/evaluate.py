@@ -29,14 +29,42 @@ def run_evaluate_enhance(
     from pipeline.evaluation import evaluate_enhance, make_evaluation_spec
 
     _check_there(photos)
-    if workers < 1:
-        raise exits.UsageError(f"--workers (={workers}) must be at least 1.")
+    _check_workers(workers)
     with exits.usage_errors():
         spec = make_evaluation_spec(**options)
     with console.RunProgress(quiet=as_json) as progress:
         evaluation, written = evaluate_enhance(
             photos, spec, out, progress, command=command_line(), workers=workers, redo=redo
         )
+    return _told(evaluation, written, as_json=as_json)
+
+
+def run_evaluate_ablations(
+    photos: Sequence[Path],
+    out: Path,
+    options: dict[str, Any],
+    *,
+    workers: int,
+    redo: bool,
+    as_json: bool,
+) -> int:
+    """Run the ablations of the photo edit, print their tables and return an exit code."""
+    from pipeline.evaluation import evaluate_ablations, make_ablation_spec
+
+    _check_there(photos)
+    _check_workers(workers)
+    with exits.usage_errors():
+        spec, left_out = make_ablation_spec(**options)
+    with console.RunProgress(quiet=as_json) as progress:
+        evaluation, written = evaluate_ablations(
+            photos, spec, out, progress,
+            command=command_line(), workers=workers, redo=redo, left_out=left_out,
+        )  # fmt: skip
+    return _told(evaluation, written, as_json=as_json)
+
+
+def _told(evaluation: Any, written: Any, *, as_json: bool) -> int:
+    """Print an evaluation of photos and return its exit code."""
     if as_json:
         console.print_json(
             {"tables": [{"title": t.title, "values": t.values} for t in written.tables],
@@ -47,6 +75,11 @@ def run_evaluate_enhance(
             console.error(f"{name}: {why}", "left out")
         _print_written(written, f"{written.rows_path} and rows.parquet")
     return _exit_code(evaluation.rows)
+
+
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise exits.UsageError(f"--workers (={workers}) must be at least 1.")
 
 
 def run_evaluate_samples(
@@ -81,8 +114,7 @@ def run_evaluate_guided(
 
     photos = options.get("photos", [])
     _check_there(photos)
-    if workers < 1:
-        raise exits.UsageError(f"--workers (={workers}) must be at least 1.")
+    _check_workers(workers)
     with exits.usage_errors():
         spec = make_guided_spec(out=out, **options)
     with console.RunProgress(quiet=as_json) as progress:

@@ -7,20 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import exits
+from jobs import ablations, exits
 from jobs.locations import argument, local_only
-from jobs.options import BatchSize, Json, Model, Preset, Set, assignment
+from jobs.options import BatchSize, Json, Model, Preset, Set, assignment, words
 
 app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
+ablations.register(app)
 
 EvaluationPhotos = Annotated[
     list[Path], argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
 ]
 EvaluationOut = Annotated[Path, typer.Option(help="Results.", parser=local_only, metavar="PATH")]
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
 
 
 @app.command("enhance")
@@ -80,11 +77,11 @@ def enhance(
         "num_dulled": dulled if limit is None else min(dulled, limit),
         "num_untouched": untouched if limit is None else min(untouched, limit),
         "num_validation": validation, "severity": severity, "max_px": max_px,
-        "types": _words(types), "seed": seed,
+        "types": words(types), "seed": seed,
     }  # fmt: skip
     options = {
-        "recipe": recipe, "referee": referee, "methods": _words(methods),
-        "directions": _words(directions), "batch_size": batch_size, "draw": draw,
+        "recipe": recipe, "referee": referee, "methods": words(methods),
+        "directions": words(directions), "batch_size": batch_size, "draw": draw,
     }  # fmt: skip
     code = run_evaluate_enhance(photos, out, options, workers=workers, redo=redo, as_json=json)
     raise typer.Exit(code)
@@ -305,7 +302,7 @@ def _guided(task: str, out: Path, given: dict[str, Any], **items: Any) -> None:
             "overrides": overrides,
             **({} if given["preset"] is None else {"preset": given["preset"]}),
         },
-        "methods": _words(given["methods"]), "measures": tuple(given["measures"] or ()),
+        "methods": words(given["methods"]), "measures": tuple(given["measures"] or ()),
         "seeds": given["seeds"], "seed": given["seed"], "size_px": given["size"],
         "validation": given["validation"], "batch_size": given["batch_size"], **items,
     }  # fmt: skip

@@ -16,9 +16,9 @@ from doodl.errors import DoodlError
 from doodl.evaluation.guided.measures import Measure
 from doodl.evaluation.guided.one_step import sample_one_step
 from doodl.evaluation.guided.spec import Draw, GuidedSpec
-from doodl.evaluation.methods import CountedUNet
 from doodl.evaluation.rows import Measured
 from doodl.evaluation.strengths import Strength, match_strength
+from doodl.evaluation.unets import CountedUNet, without_noise
 from doodl.generation import GenerateRequest, GenerateResult, ImageGenerator, load_generator
 from doodl.generation.pictures import encode_picture, subject_image, viewed
 from doodl.guidance.guidance import GuideRow
