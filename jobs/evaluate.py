@@ -36,10 +36,13 @@ def run_evaluate_enhance(
         evaluation, written = evaluate_enhance(
             photos, spec, out, progress, command=command_line(), workers=workers, redo=redo
         )
-    return _told(evaluation, written, as_json=as_json)
+    unreadable = evaluation.drawn.unreadable
+    return _told(evaluation.rows, evaluation.revisions, unreadable, written, as_json=as_json)
 
 
-def run_evaluate_ablations(
+def run_evaluate_variants(
+    kind: str,
+    task: str,
     photos: Sequence[Path],
     out: Path,
     options: dict[str, Any],
@@ -48,33 +51,45 @@ def run_evaluate_ablations(
     redo: bool,
     as_json: bool,
 ) -> int:
-    """Run the ablations of the photo edit, print their tables and return an exit code."""
-    from pipeline.evaluation import evaluate_ablations, make_ablation_spec
+    """Run the ablations or the tuning of a task, print the tables and return an exit code.
+
+    Args:
+        kind: ablations | tune.
+    """
+    from pipeline.variants import evaluate_variants, make_ablations, make_tuning
 
     _check_there(photos)
     _check_workers(workers)
     with exits.usage_errors():
-        spec, left_out = make_ablation_spec(**options)
+        if kind == "tune":
+            variants = make_tuning(task, options)
+        else:
+            variants = make_ablations(task, options, only=options.pop("only"))
     with console.RunProgress(quiet=as_json) as progress:
-        evaluation, written = evaluate_ablations(
-            photos, spec, out, progress,
-            command=command_line(), workers=workers, redo=redo, left_out=left_out,
-        )  # fmt: skip
-    return _told(evaluation, written, as_json=as_json)
+        found = evaluate_variants(
+            variants, photos, out, progress, command=command_line(), workers=workers, redo=redo
+        )
+    return _told(found.rows, found.revisions, found.unreadable, found.written, as_json=as_json)
 
 
-def _told(evaluation: Any, written: Any, *, as_json: bool) -> int:
-    """Print an evaluation of photos and return its exit code."""
+def _told(
+    rows: Sequence[dict[str, Any]],
+    revisions: dict[str, str],
+    unreadable: Sequence[tuple[str, str]],
+    written: Any,
+    *,
+    as_json: bool,
+) -> int:
+    """Print what an evaluation found and return its exit code."""
     if as_json:
-        console.print_json(
-            {"tables": [{"title": t.title, "values": t.values} for t in written.tables],
-             "revisions": evaluation.revisions, "unreadable": evaluation.drawn.unreadable}
-        )  # fmt: skip
+        tables = [{"title": t.title, "values": t.values} for t in written.tables]
+        console.print_json({"tables": tables, "revisions": revisions, "unreadable": unreadable})
     else:
-        for name, why in evaluation.drawn.unreadable:
+        for name, why in unreadable:
             console.error(f"{name}: {why}", "left out")
-        _print_written(written, f"{written.rows_path} and rows.parquet")
-    return _exit_code(evaluation.rows)
+        other = "" if written.rows_path.name == "rows.parquet" else " and rows.parquet"
+        _print_written(written, f"{written.rows_path}{other}")
+    return _exit_code(rows)
 
 
 def _check_workers(workers: int) -> None:

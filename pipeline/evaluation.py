@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from doodl.evaluation.ablation_tables import BASE, ablation_tables
-from doodl.evaluation.ablations import acting
 from doodl.evaluation.cases import Draw, Source
 from doodl.evaluation.generated import CAPTIONS, SampleSpec
 from doodl.evaluation.guided.output import write_guided
@@ -43,11 +40,9 @@ from pipeline.spec import make_spec
 
 __all__ = [
     "SampleSpec",
-    "evaluate_ablations",
     "evaluate_enhance",
     "evaluate_guided",
     "evaluate_samples",
-    "make_ablation_spec",
     "make_evaluation_spec",
     "make_guided_spec",
     "read_sources",
@@ -108,34 +103,6 @@ def evaluate_enhance(
     return evaluation, written
 
 
-def evaluate_ablations(
-    photos: Sequence[Path],
-    spec: EvaluationSpec,
-    out: Path,
-    observer: Observer,
-    *,
-    command: str,
-    workers: int,
-    redo: bool,
-    left_out: Sequence[tuple[str, str]] = (),
-) -> tuple[Evaluation, Written]:
-    """Run ablations of the photo edit, write what they found, and return both.
-
-    Args:
-        left_out: ablations without a row, with why.
-    Raises: ManifestError, ModelError, DoodlError.
-    """
-    sources = read_sources(photos, out)
-    out.mkdir(parents=True, exist_ok=True)
-    evaluation = run_evaluation(sources, spec, out, observer, workers=workers, redo=redo)
-    tables = ablation_tables(evaluation, left_out)
-    written = write_evaluation(
-        evaluation, out, command, tables=tables, title="Ablations of the enhance edit"
-    )
-    write_rows(evaluation.rows, out / "rows.parquet")
-    return evaluation, written
-
-
 def evaluate_samples(
     photos: Sequence[Path],
     spec: SampleSpec,
@@ -179,21 +146,6 @@ def make_evaluation_spec(
         directions=tuple(directions),
         batch_size=batch_size,
     )
-
-
-def make_ablation_spec(
-    *, only: Sequence[str] = (), **options: Any
-) -> tuple[EvaluationSpec, tuple[tuple[str, str], ...]]:
-    """Return the spec of the edit and its ablations, and those that make no row, with why.
-
-    Args:
-        only: names of ablations; none means all. options: as `make_evaluation_spec`, less methods.
-    Raises: ValueError, ModelError.
-    """
-    spec = make_evaluation_spec(methods=(BASE,), **options)
-    found = acting("photo", spec.config, only)
-    methods = (BASE, *found.names)
-    return replace(spec, methods=methods, equal_strength=False), found.left_out
 
 
 def make_guided_spec(
