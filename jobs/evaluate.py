@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,27 @@ def _check_workers(workers: int) -> None:
 def run_evaluate_samples(
     photos: Sequence[Path], out: Path, options: dict[str, Any], *, as_json: bool
 ) -> int:
-    """Draw the samples, print their tables and return an exit code."""
-    from pipeline.evaluation import SampleSpec, evaluate_samples
+    """Draw the samples, print their tables and return an exit code.
+
+    Args:
+        options: SampleSpec's, but for `samplers` and `steps`, of which there may be several.
+    """
+    from pipeline import evaluation
 
     _check_there(photos)
-    with exits.usage_errors():
-        spec = SampleSpec(**options)
+    samplers, steps = options.pop("samplers"), options.pop("steps")
     message = _silence if as_json else console.say
-    report, sheets = evaluate_samples(photos, spec, out, message, command=command_line())
+    report: Any
+    with exits.usage_errors():
+        if len(samplers) == len(steps) == 1:
+            spec = evaluation.SampleSpec(
+                sampler=samplers[0], num_inference_steps=steps[0], **options
+            )
+            run = partial(evaluation.evaluate_samples, photos, spec)
+        else:
+            several = evaluation.make_samplers_spec(samplers=samplers, steps=steps, **options)
+            run = partial(evaluation.evaluate_samplers, photos, several)
+    report, sheets = run(out, message, command=command_line())
     if as_json:
         tables = [{"title": t.title, "values": t.values} for t in report.tables]
         console.print_json({"tables": tables, "revisions": report.revisions})

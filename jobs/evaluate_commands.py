@@ -96,9 +96,14 @@ def samples(
         typer.Option("--caption", help="What to draw; repeatable.  \\[default: five flowers]"),
     ] = None,
     number: Annotated[int, typer.Option(help="Samples of each caption.")] = 40,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    steps: Annotated[
+        str, typer.Option(help="Denoising steps; several, comma-separated, are compared.")
+    ] = "50",
     guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance.")] = 3.0,
-    sampler: Annotated[str, typer.Option(help="ddim or edict.")] = "ddim",
+    samplers: Annotated[
+        str,
+        typer.Option("--sampler", "--samplers", help="ddim, edict or belm; several are compared."),
+    ] = "ddim",
     size: Annotated[int, typer.Option(help="Side of the samples, in pixels.")] = 128,
     model: Model = "pocket",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
@@ -106,22 +111,36 @@ def samples(
 ) -> None:
     """Draw photos from captions and measure how near they come to held-out photos.
 
+    Of several samplers or numbers of steps, the pictures of the same noise are compared as well.
+
     Example: doodl-batch evaluate samples flowers.parquet --out samples --caption "a photo of roses"
     """
     from jobs.evaluate import run_evaluate_samples
 
     options = {
-        "number": number, "num_inference_steps": steps, "guidance_scale": guidance_scale,
-        "sampler": sampler, "size_px": size, "model": "pocket" if model == "auto" else model,
-        "seed": seed, **({"captions": tuple(captions)} if captions else {}),
+        "number": number, "steps": _numbers(steps), "guidance_scale": guidance_scale,
+        "samplers": words(samplers), "size_px": size, "seed": seed,
+        "model": "pocket" if model == "auto" else model,
+        **({"captions": tuple(captions)} if captions else {}),
     }  # fmt: skip
     raise typer.Exit(run_evaluate_samples(photos, out, options, as_json=json))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words(text))
+    except ValueError:
+        raise exits.UsageError(f"--steps {text!r} must be whole numbers, as in 10,20,50.") from None
 
 
 Seeds = Annotated[int, typer.Option(help="Pictures of each, each from a seed of its own.")]
 FirstSeed = Annotated[int, typer.Option("--seed", help="The first seed.")]
 Methods = Annotated[
-    str, typer.Option(help="original, one-step, doodl, comma-separated.  \\[default: all]")
+    str,
+    typer.Option(
+        help="Of original, one-step, hybrid, doodl, original-belm and doodl-belm, "
+        "comma-separated.  \\[default: original,one-step,doodl]"
+    ),
 ]
 Measures = Annotated[
     list[str] | None,
@@ -135,7 +154,7 @@ Measures = Annotated[
 Size = Annotated[int, typer.Option(help="Side of the pictures, in pixels.")]
 GuidedWorkers = Annotated[int, typer.Option(help="Processes, of one thread each.")]
 Validation = Annotated[
-    int, typer.Option(help="Pictures of other seeds that one-step's weight is tuned on.")
+    int, typer.Option(help="Pictures of other seeds that the rivals' strengths are tuned on.")
 ]
 Guides = Annotated[
     list[str] | None,

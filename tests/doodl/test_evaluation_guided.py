@@ -22,7 +22,7 @@ from doodl.evaluation.guided.spec import (
     read_prompts,
     subject_items,
 )
-from doodl.evaluation.guided.work import _generator, _request
+from doodl.evaluation.guided.work import _loaded, _request
 from tests.photos import jpeg
 
 MEASURES = ("pocket-judge", "pocket-referee")
@@ -112,7 +112,7 @@ def test_task_writes_its_tables_rows_and_sheets(task, tmp_path):
         "personalize": subject_items(sources()[::2], "a photo of a flower"),
     }.get(task, (Item("a photo of roses", "one"), Item("a photo of tulips", "two")))
     evaluation = run_guided(spec(task, items, seeds=2), tmp_path, Silent())
-    assert evaluation.strength is not None
+    assert set(evaluation.strengths) == {"one-step"}
     written = write_guided(evaluation, tmp_path, "the command", sources())
     titles = [table.title for table in written.tables]
     assert titles[:2] == [f"{task}: methods", f"{task}: picture by picture"]
@@ -128,7 +128,7 @@ def test_task_writes_its_tables_rows_and_sheets(task, tmp_path):
 def test_one_step_without_weight_is_the_plain_sample_and_with_it_lowers_the_loss():
     torch.set_num_threads(1)
     some = spec()
-    generator = _generator(some.model, some.config)
+    generator = _loaded(some.model, some.config)
     requests = [_request(some, "one-step", draw) for draw in some.draws()]
     plain = sample_one_step(generator, requests, guidance=0.0)
     assert torch.allclose(plain.guided, plain.unguided, atol=1e-5)

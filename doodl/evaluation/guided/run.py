@@ -133,10 +133,11 @@ def _tuned(
 
 def _revisions(spec: GuidedSpec) -> dict[str, str]:
     folders = {"model": find_model(spec.model)}
+    folders |= {Path(name).name: Path(name) for name in spec.measures if Path(name).is_dir()}
     names: Sequence[str] = [name for name in spec.measures if name in POCKET_SCORERS]
     folders |= {name: weights_dir() / POCKET_SCORERS[name] for name in names}
     if spec.model == "pocket":
         folders |= {"guide": weights_dir() / "tower"}
         if (weights_dir() / "classifier").is_dir():
             folders["classifier"] = weights_dir() / "classifier"
-    return {name: folder_revision(folder) for name, folder in folders.items()}
+    return {n: folder_revision(f) for n, f in folders.items()} | dict(spec.guide_revisions)

@@ -74,6 +74,7 @@ class GuidedSpec:
         validation: seeds apart from those of the tables, on which the rivals' strengths are tuned.
         on_validation: draw the pictures of those seeds, and none of the tables': for choosing
             values.
+        guide_revisions: (guide, revision) of those guides that are local files.
     """
 
     task: str
@@ -88,6 +89,7 @@ class GuidedSpec:
     validation: int = 8
     batch_size: int = 8
     on_validation: bool = False
+    guide_revisions: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
