@@ -154,7 +154,7 @@ def test_ablations_of_generation_are_of_the_same_seeds_as_the_preset(tmp_path):
     methods = ("original", "doodl", "unet-zero", "optimise-at-5", "belm")
     config = guided_spec().config
     config = replace(config, sampler=replace(config.sampler, num_inference_steps=8))
-    some = replace(guided_spec(methods=methods, validation=0), config=config)
+    some = replace(guided_spec(validation=0), config=config, methods=methods)
     evaluation = run_guided(some, tmp_path, Told())
     assert [row["error"] for row in evaluation.rows if row["error"]] == []
     (table,) = guided_ablation_tables(evaluation)

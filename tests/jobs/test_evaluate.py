@@ -90,7 +90,8 @@ def test_missing_referee_is_an_environment_error(finished, monkeypatch, capsys, 
 
 SHORT = ["--set", "optimiser.num_optim_steps=1", "--set", "num_crops=1"]
 PICTURES = [
-    "--prompt", "a photo of roses", "--size", "64", "--set", "sampler.num_inference_steps=4", *SHORT,
+    "--prompt", "a photo of roses", "--size", "64",
+    "--set", "sampler.num_inference_steps=4", *SHORT,
 ]  # fmt: skip
 
 
