@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def run_evaluate_samples(
     samplers, steps = options.pop("samplers"), options.pop("steps")
     message = _silence if as_json else console.say
     report: Any
+    run: Callable[..., Any]
     with exits.usage_errors():
         if len(samplers) == len(steps) == 1:
             spec = evaluation.SampleSpec(

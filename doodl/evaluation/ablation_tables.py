@@ -65,8 +65,9 @@ def left_out_note(left_out: Sequence[tuple[str, str]]) -> str:
 
 def described(method: str) -> tuple[str, str]:
     """Return the part that a method changes, and to what."""
-    ablation = ABLATIONS.get(method)
-    return (ablation.part, ablation.value) if ablation else (method, "the preset")
+    if method in ABLATIONS:
+        return ABLATIONS[method].part, ABLATIONS[method].value
+    return method, "unguided" if method == "original" else "the preset"
 
 
 def _table(title: str, rows: Sequence[Row], evaluation: Evaluation) -> Table:
