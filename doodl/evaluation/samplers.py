@@ -47,7 +47,7 @@ from doodl.pocket.photos import center_crops
 REFERENCE = "edict"
 _SHEET_ROWS = 20
 _DISTANCE = Figure("distance", "distance to photos", lambda _: None, ".3f")
-_COSINE = Figure("cosine", "1 − cosine to the reference", lambda row: row["cosine_distance"], ".3f")
+_COSINE = Figure("cosine", "1 − cosine to the reference", lambda row: row["cosine_distance"], ".4f")
 _RMS = Figure("rms", "RMS % to the reference", lambda row: 100 * row["rms"], ".1f")
 _COSTS = (
     Figure("cpu_seconds", "CPU s", lambda row: row["cpu_seconds"], ".2f"),

@@ -1,6 +1,7 @@
 """`evaluate` as a person meets it."""
 
 import json
+import shlex
 
 import pyarrow.parquet as pq
 import pytest
@@ -158,3 +159,23 @@ def test_wrong_use_of_the_new_commands_is_named(finished, monkeypatch, capsys, a
     code, said = doodl_batch_here(monkeypatch, capsys, "evaluate", *given, "--out", out)
     assert code == exits.USAGE
     assert word in said
+
+
+def test_recorded_command_gives_the_same_table_again(finished, monkeypatch, capsys, tmp_path):
+    photos = finished[0]
+    folders = tmp_path / "first", tmp_path / "second"
+    arguments = ["evaluate", "enhance", photos, "--out", folders[0], *QUICK, "--limit", "1"]
+    doodl_batch_here(monkeypatch, capsys, *arguments)
+    command = json.loads((folders[0] / "evaluation.json").read_text())["command"]
+    words = shlex.split(command.replace(str(folders[0]), str(folders[1])))[1:]
+    code, _ = doodl_batch_here(monkeypatch, capsys, *words)
+    assert code == exits.OK
+    first, second = (
+        json.loads((folder / "evaluation.json").read_text())["tables"] for folder in folders
+    )
+    assert [table["title"] for table in first] == [table["title"] for table in second]
+    for one, other in zip(first[0]["values"], second[0]["values"], strict=True):
+        interval = one["referee_change"]
+        assert interval["low"] - 1e-3 <= other["referee_change"]["mean"] <= interval["high"] + 1e-3
+        gain = one["clean_gain_db"]["mean"]
+        assert other["clean_gain_db"]["mean"] == pytest.approx(gain, abs=0.01)
