@@ -133,7 +133,9 @@ def _tuned(
 
 def _revisions(spec: GuidedSpec) -> dict[str, str]:
     folders = {"model": find_model(spec.model)}
-    folders |= {Path(name).name: Path(name) for name in spec.measures if Path(name).is_dir()}
+    paths = [Path(name) for name in spec.measures if name not in POCKET_SCORERS]
+    # By place and last name: two folders of one name are told apart, and no path is shown.
+    folders |= {f"measure {i} {p.name}": p for i, p in enumerate(paths, 1) if p.is_dir()}
     names: Sequence[str] = [name for name in spec.measures if name in POCKET_SCORERS]
     folders |= {name: weights_dir() / POCKET_SCORERS[name] for name in names}
     if spec.model == "pocket":
