@@ -19,6 +19,7 @@ from doodl.evaluation.work import EvaluationSpec
 from doodl.guidance.crops import CropViews
 from doodl.pocket import weights_dir
 from tests.doodl.test_evaluation import QUICK, Told, names, sources
+from tests.doodl.test_evaluation_guided import ITEMS
 from tests.doodl.test_evaluation_guided import spec as guided_spec
 
 JUDGE = str(weights_dir() / "judge")
@@ -181,3 +182,24 @@ def test_learning_rates_of_generation_are_compared_on_other_seeds(tmp_path):
     assert not tested & {row["case"] for row in evaluation.rows}
     *_, choice = guided_tuning_tables(evaluation)
     assert sorted(value["learning_rate"] for value in choice.values) == [0.25, 1.0]
+
+
+@pytest.mark.slow
+def test_every_ablation_of_photos_and_of_generation_runs(tmp_path):
+    torch.set_num_threads(1)
+    draw = Draw(1, 0, 0, types=("hazy",))
+    photo = photo_spec(("edit",), draw=draw)
+    photo = replace(photo, methods=("edit", *acting("photo", photo.config).names))
+    rows = run_evaluation(sources(1), photo, tmp_path / "photo", Told()).rows
+    assert {row["method"]: row["error"] for row in rows} == dict.fromkeys(photo.methods)
+    config = preset("pocket-text")
+    sampler, optimiser = config.sampler, config.optimiser
+    config = replace(
+        config,
+        sampler=replace(sampler, guidance_scale=1.0),
+        optimiser=replace(optimiser, num_optim_steps=1),
+    )
+    some = guided_spec(items=ITEMS[:1], validation=0)
+    some = replace(some, config=config, methods=("doodl", *acting("generation", config).names))
+    rows = run_guided(some, tmp_path / "generation", Told()).rows
+    assert {row["method"]: row["error"] for row in rows} == dict.fromkeys(some.methods)
