@@ -7,20 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import exits
+from jobs import ablations, exits
 from jobs.locations import argument, local_only
-from jobs.options import BatchSize, Json, Model, Preset, Set, assignment
+from jobs.options import BatchSize, Json, Model, Preset, Set, assignment, words
 
 app = typer.Typer(no_args_is_help=True, help="How good the results are, in figures.")
+ablations.register(app)
 
 EvaluationPhotos = Annotated[
     list[Path], argument("PHOTOS...", "Folders, manifests or Parquet files of photos.")
 ]
 EvaluationOut = Annotated[Path, typer.Option(help="Results.", parser=local_only, metavar="PATH")]
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
 
 
 @app.command("enhance")
@@ -80,11 +77,11 @@ def enhance(
         "num_dulled": dulled if limit is None else min(dulled, limit),
         "num_untouched": untouched if limit is None else min(untouched, limit),
         "num_validation": validation, "severity": severity, "max_px": max_px,
-        "types": _words(types), "seed": seed,
+        "types": words(types), "seed": seed,
     }  # fmt: skip
     options = {
-        "recipe": recipe, "referee": referee, "methods": _words(methods),
-        "directions": _words(directions), "batch_size": batch_size, "draw": draw,
+        "recipe": recipe, "referee": referee, "methods": words(methods),
+        "directions": words(directions), "batch_size": batch_size, "draw": draw,
     }  # fmt: skip
     code = run_evaluate_enhance(photos, out, options, workers=workers, redo=redo, as_json=json)
     raise typer.Exit(code)
@@ -99,9 +96,14 @@ def samples(
         typer.Option("--caption", help="What to draw; repeatable.  \\[default: five flowers]"),
     ] = None,
     number: Annotated[int, typer.Option(help="Samples of each caption.")] = 40,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    steps: Annotated[
+        str, typer.Option(help="Denoising steps; several, comma-separated, are compared.")
+    ] = "50",
     guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance.")] = 3.0,
-    sampler: Annotated[str, typer.Option(help="ddim or edict.")] = "ddim",
+    samplers: Annotated[
+        str,
+        typer.Option("--sampler", "--samplers", help="ddim, edict or belm; several are compared."),
+    ] = "ddim",
     size: Annotated[int, typer.Option(help="Side of the samples, in pixels.")] = 128,
     model: Model = "pocket",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
@@ -109,22 +111,36 @@ def samples(
 ) -> None:
     """Draw photos from captions and measure how near they come to held-out photos.
 
+    Of several samplers or numbers of steps, the pictures of the same noise are compared as well.
+
     Example: doodl-batch evaluate samples flowers.parquet --out samples --caption "a photo of roses"
     """
     from jobs.evaluate import run_evaluate_samples
 
     options = {
-        "number": number, "num_inference_steps": steps, "guidance_scale": guidance_scale,
-        "sampler": sampler, "size_px": size, "model": "pocket" if model == "auto" else model,
-        "seed": seed, **({"captions": tuple(captions)} if captions else {}),
+        "number": number, "steps": _numbers(steps), "guidance_scale": guidance_scale,
+        "samplers": words(samplers), "size_px": size, "seed": seed,
+        "model": "pocket" if model == "auto" else model,
+        **({"captions": tuple(captions)} if captions else {}),
     }  # fmt: skip
     raise typer.Exit(run_evaluate_samples(photos, out, options, as_json=json))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words(text))
+    except ValueError:
+        raise exits.UsageError(f"--steps {text!r} must be whole numbers, as in 10,20,50.") from None
 
 
 Seeds = Annotated[int, typer.Option(help="Pictures of each, each from a seed of its own.")]
 FirstSeed = Annotated[int, typer.Option("--seed", help="The first seed.")]
 Methods = Annotated[
-    str, typer.Option(help="original, one-step, doodl, comma-separated.  \\[default: all]")
+    str,
+    typer.Option(
+        help="Of original, one-step, hybrid, doodl, original-belm and doodl-belm, "
+        "comma-separated.  \\[default: original,one-step,doodl]"
+    ),
 ]
 Measures = Annotated[
     list[str] | None,
@@ -138,7 +154,7 @@ Measures = Annotated[
 Size = Annotated[int, typer.Option(help="Side of the pictures, in pixels.")]
 GuidedWorkers = Annotated[int, typer.Option(help="Processes, of one thread each.")]
 Validation = Annotated[
-    int, typer.Option(help="Pictures of other seeds that one-step's weight is tuned on.")
+    int, typer.Option(help="Pictures of other seeds that the rivals' strengths are tuned on.")
 ]
 Guides = Annotated[
     list[str] | None,
@@ -305,7 +321,7 @@ def _guided(task: str, out: Path, given: dict[str, Any], **items: Any) -> None:
             "overrides": overrides,
             **({} if given["preset"] is None else {"preset": given["preset"]}),
         },
-        "methods": _words(given["methods"]), "measures": tuple(given["measures"] or ()),
+        "methods": words(given["methods"]), "measures": tuple(given["measures"] or ()),
         "seeds": given["seeds"], "seed": given["seed"], "size_px": given["size"],
         "validation": given["validation"], "batch_size": given["batch_size"], **items,
     }  # fmt: skip

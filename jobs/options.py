@@ -50,6 +50,11 @@ def recipe_overrides(
     return {**changes, **dict(assignment(text) for text in texts or [])}
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Return the words between commas."""
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
 def assignment(text: str) -> tuple[str, Any]:
     """Return (name, value) of a `--set NAME=VALUE`; what is no JSON is text."""
     import json

@@ -27,6 +27,7 @@ from doodl.evaluation.output import Written, write_evaluation
 from doodl.evaluation.referee import default_referee
 from doodl.evaluation.rows import COLUMNS, Row
 from doodl.evaluation.run import Evaluation, Observer, run_evaluation
+from doodl.evaluation.samplers import SamplersReport, SamplersSpec, run_samplers, write_samplers
 from doodl.evaluation.samples import SampleReport, run_samples, write_samples
 from doodl.evaluation.store import write_whole
 from doodl.evaluation.work import EvaluationSpec
@@ -42,9 +43,11 @@ __all__ = [
     "SampleSpec",
     "evaluate_enhance",
     "evaluate_guided",
+    "evaluate_samplers",
     "evaluate_samples",
     "make_evaluation_spec",
     "make_guided_spec",
+    "make_samplers_spec",
     "read_sources",
     "write_rows",
 ]
@@ -120,6 +123,32 @@ def evaluate_samples(
     return report, write_samples(report, out, command)
 
 
+def make_samplers_spec(
+    *, samplers: Sequence[str], steps: Sequence[int], **options: Any
+) -> SamplersSpec:
+    """Return what is compared: `options` are SampleSpec's. Raises: ValueError."""
+    return SamplersSpec(SampleSpec(**options), tuple(samplers), tuple(steps))
+
+
+def evaluate_samplers(
+    photos: Sequence[Path],
+    spec: SamplersSpec,
+    out: Path,
+    message: Callable[[str], None],
+    *,
+    command: str,
+) -> tuple[SamplersReport, list[Path]]:
+    """Draw the same pictures by several samplers, write what was found; return it and the sheets.
+
+    Raises: ManifestError, ModelError, DoodlError.
+    """
+    report = run_samplers(read_sources(photos, out), spec, message)
+    out.mkdir(parents=True, exist_ok=True)
+    sheets = write_samplers(report, out, command)
+    write_guided_rows(report.rows, out / "rows.parquet")
+    return report, sheets
+
+
 def make_evaluation_spec(
     *,
     recipe: dict[str, Any],
@@ -189,7 +218,7 @@ def make_guided_spec(
         items = read_prompts(prompts_text)
     else:
         items = tuple(Item(one) for one in prompts or CAPTIONS)
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Any] = {"guide_revisions": tuple(sorted(job.guide_revisions.items()))}
     if methods:
         chosen["methods"] = tuple(methods)
     if measures:
@@ -241,7 +270,7 @@ def _spread(sources: Sequence[Source], count: int) -> list[Source]:
 
 
 def write_guided_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write rows of guided generation as one Parquet file; each measure has columns of its own, so
+    """Write rows of generated pictures as one Parquet file; each measure has columns of its own, so
     their types come from the values."""
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows)), buffer)

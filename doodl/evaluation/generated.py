@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from doodl import ddim, sampling
 from doodl.backbones import Backbone
-from doodl.config import default_mix_weight
-from doodl.edict import generate
+from doodl.config import SamplerConfig
 from doodl.errors import DoodlError
 from doodl.evaluation.bootstrap import Interval, bootstrap_interval
 from doodl.evaluation.figures import SHARE, Figure
@@ -30,6 +30,7 @@ CAPTIONS = (
     "a photo of a sunflower",
     "a photo of tulips",
 )
+SAMPLERS = ("ddim", "edict", "belm")
 _SPLITS = 50
 _FLOOR, _RECONSTRUCTED = "other held-out photos", "others, through the autoencoder"
 _BATCH = 16
@@ -43,7 +44,7 @@ class SampleSpec:
 
     Attributes:
         captions: each gets `number` samples of size_px a side.
-        sampler: ddim (a single chain) or edict.
+        sampler: ddim (a single chain), edict or belm (the exact ones, as edits use them).
         guidance_scale: of classifier-free guidance.
     """
 
@@ -57,8 +58,8 @@ class SampleSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.sampler not in ("ddim", "edict"):
-            raise ValueError(f"sampler (={self.sampler!r}) must be ddim or edict.")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler (={self.sampler!r}) must be of {', '.join(SAMPLERS)}.")
         if not self.captions or self.number < 1:
             raise ValueError("at least one caption and one sample of each are needed.")
 
@@ -70,21 +71,12 @@ def draw_samples(
     """Return images (B, 3, H, W) in [0, 1], one per caption and noise x_T (B, C, h, w)."""
     predictor = backbone.predictor(list(captions), guidance_scale=spec.guidance_scale)
     schedule = backbone.schedule(spec.num_inference_steps)
-    if spec.sampler == "edict":
-        p = default_mix_weight(spec.num_inference_steps)
-        latents, _ = generate(predictor, noise, noise, schedule, mix_weight=p)
+    if spec.sampler == "ddim":
+        latents = ddim.generate(predictor, noise, ddim.acting_steps(schedule, noise.device))
     else:
-        latents = noise
-        steps = zip(
-            schedule.timesteps.to(noise.device).unbind(0),
-            schedule.a.tolist(),
-            schedule.b.tolist(),
-            schedule.noise_calls.tolist(),
-            strict=True,
-        )
-        for t, a, b, acts in steps:
-            if acts:
-                latents = a * latents + b * predictor(latents, t)
+        sampler = SamplerConfig(spec.num_inference_steps, kind=spec.sampler)
+        x, y = sampling.denoise_to(predictor, noise, schedule, 0, sampler)
+        latents, _ = sampling.generate(predictor, x, y, schedule, sampler)
     return (backbone.decode(latents) / 2 + 0.5).clamp(0, 1)
 
 

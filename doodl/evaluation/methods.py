@@ -8,7 +8,10 @@ one-step       guidance inside each denoising step, from a part-way DDIM inversi
 hybrid         the same by the final image of all steps that follow; only if it is named
 pixel          the frame's pixels optimised directly; only if it is named
 zero-unet      the whole sampler, with a UNet that predicts no noise
+edit-belm      the edit by O-BELM instead of EDICT; only if it is named
 auto-contrast  0.7 auto-contrast + 0.3 input, saturation × 1.2: no model, no guide, no guard
+
+The ablations are methods as well (`evaluation.ablations`), only if they are named.
 """
 
 from __future__ import annotations
@@ -16,19 +19,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
-from torch import Tensor, nn
 
 from doodl.backbones import Backbone
-from doodl.backbones.process import Diffusion
 from doodl.config import EditConfig
 from doodl.edit import EditRequest, EditResult, PhotoEditor
 from doodl.errors import DoodlError
+from doodl.evaluation.ablations import ABLATIONS, Ablation, changed
+from doodl.evaluation.unets import CountedUNet, without_noise
 from doodl.images import Photo, encode_photo
 from doodl.objective import Aim
 
@@ -85,43 +86,6 @@ class Method:
     start: float = 1.0
     directions: tuple[str, ...] = ("up", "down")
     asked_only: bool = False
-
-
-class CountedUNet(nn.Module):
-    """A UNet that counts the photos that pass through it."""
-
-    def __init__(self, unet: Any) -> None:
-        super().__init__()
-        self.unet = unet
-        self.photos = 0
-
-    @property
-    def config(self) -> Any:
-        return self.unet.config
-
-    def forward(self, latents: Tensor, t: Tensor, **others: Any) -> Any:
-        self.photos += len(latents)
-        return self.unet(latents, t, **others)
-
-
-class ZeroUNet(nn.Module):
-    """A UNet of the same configuration that predicts no noise."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, latents: Tensor, t: Tensor, **others: Any) -> Any:  # noqa: ARG002
-        return SimpleNamespace(sample=torch.zeros_like(latents))
-
-
-def without_noise(backbone: Backbone) -> Backbone:
-    """Return the backbone with noise_pred = 0, whatever its UNet was trained to predict."""
-    # As epsilon: a zero v would stand for a noise that is not zero.
-    process = backbone.process
-    if isinstance(process, Diffusion):
-        process = replace(process, prediction_type="epsilon")
-    return replace(backbone, unet=ZeroUNet(backbone.unet.config), process=process)
 
 
 def counted(editor: PhotoEditor) -> PhotoEditor:
@@ -227,6 +191,28 @@ def _zero_unet(
     )
 
 
+def _ablated(ablation: Ablation) -> RunMethod:
+    """Return the preset with one part changed."""
+
+    def run(
+        editor: PhotoEditor,
+        requests: Sequence[EditRequest],
+        strength: float,  # noqa: ARG001
+    ) -> list[Edited | DoodlError]:
+        backbone = without_noise(editor.backbone) if ablation.zero_unet else None
+        config = changed(ablation, editor.config)
+        return _edit(_with(editor, backbone=backbone, config=config), requests)
+
+    return run
+
+
+def _belm(
+    editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
+) -> list[Edited | DoodlError]:
+    config = changed(ABLATIONS["belm"], _at_rate(editor.config, strength))
+    return _edit(_with(editor, config=config), requests)
+
+
 def _step_by_step(name: str) -> RunMethod:
     """Return the method of `doodl.methods` that guides each step, its knob the guidance."""
 
@@ -290,6 +276,17 @@ METHODS: dict[str, Method] = {
         Method(
             "auto-contrast", "0.7 auto-contrast + 0.3 input, saturation × 1.2; no model, no guard",
             _auto_contrast, directions=("up",),
+        ),
+        Method(
+            "edit-belm", "the edit by O-BELM, one call of the UNet a step",
+            _belm, "learning rate ×", asked_only=True,
+        ),
+        *(
+            Method(
+                ablation.name, f"{ablation.part}: {ablation.value}", _ablated(ablation),
+                asked_only=True,
+            )
+            for ablation in ABLATIONS.values() if "photo" in ablation.tasks
         ),
     )
 }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 import doodl
 from doodl.evaluation.cases import Case
+from doodl.evaluation.plots import write_plots
 from doodl.evaluation.rows import COLUMNS, Row, case_id
 from doodl.evaluation.run import Evaluation
 from doodl.evaluation.sheets import Cell, write_sheets
@@ -31,15 +32,25 @@ class Written:
     sheets: list[Path]
 
 
-def write_evaluation(evaluation: Evaluation, out: Path, command: str) -> Written:
+def write_evaluation(
+    evaluation: Evaluation,
+    out: Path,
+    command: str,
+    *,
+    tables: list[Table] | None = None,
+    title: str = "Evaluation of the enhance edit",
+) -> Written:
     """Write everything that is read or looked at.
 
     Args:
         command: the full command line, put below every table.
+        tables: other ones than those that compare the edit with its rivals.
     """
-    tables = all_tables(evaluation)
+    tables = all_tables(evaluation) if tables is None else tables
     tables_path, rows_path = out / "tables.md", out / "rows.csv"
-    write_whole(tables_path, _document(evaluation, tables, command).encode())
+    plots = write_plots(out / "plots", tables)
+    document = _document(evaluation, tables, command, title, plots)
+    write_whole(tables_path, document.encode())
     write_whole(rows_path, _csv(evaluation.rows).encode("utf-8", "surrogateescape"))
     record = json.dumps(_record(evaluation, tables, command), indent=1, default=str) + "\n"
     write_whole(out / "evaluation.json", record.encode())
@@ -57,9 +68,15 @@ def provenance(evaluation: Evaluation, command: str) -> str:
     )
 
 
-def _document(evaluation: Evaluation, tables: Sequence[Table], command: str) -> str:
+def _document(
+    evaluation: Evaluation,
+    tables: Sequence[Table],
+    command: str,
+    title: str,
+    plots: dict[str, Path],
+) -> str:
     footer = provenance(evaluation, command)
-    parts = ["# Evaluation of the enhance edit\n", *(markdown(table, footer) for table in tables)]
+    parts = [f"# {title}\n", *(markdown(t, footer, plots.get(t.title)) for t in tables)]
     if evaluation.drawn.unreadable:
         names = [
             f"- {markdown_text(n)}: {markdown_text(w)}" for n, w in evaluation.drawn.unreadable

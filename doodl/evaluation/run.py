@@ -78,6 +78,8 @@ def run_evaluation(
     revisions = spec.revisions()
     store = Store(out)
     drawn = draw_cases(sources, spec.draw)
+    if spec.on_validation:
+        drawn.cases, drawn.validation = drawn.validation, []
     if not drawn.cases:
         raise DoodlError(
             "no photo can be used"
@@ -154,7 +156,7 @@ def _tuned(
 
     Without photos to tune on there is none, and every method runs at its own start.
     """
-    if not cases:
+    if not cases or not spec.equal_strength:
         return {}
     cases = tuple(cases)
     # Two passes: the rivals' target is what the edit itself comes to.
@@ -196,6 +198,8 @@ def _start_check(
     submit: Submit,
 ) -> Callable[[], dict[str, Any] | None]:
     """Start the referee's own check on the photos, and return what waits for its result."""
+    if not spec.equal_strength:  # ablations are compared with each other: the main tables have it
+        return lambda: None
     sources = list({case.source.name: case.source for case in cases}.values())
     key = fingerprint([revisions["referee"], [source.name for source in sources]])
     kept = store.note("referee_check")

@@ -35,7 +35,7 @@ from doodl.pocket.photos import PhotoSet, center_crops
 from doodl.revisions import folder_revision
 from doodl.scores import AestheticScorer, load_scorer
 
-_BATCH = 16
+BATCH = 16
 
 
 @dataclass
@@ -57,26 +57,17 @@ def run_samples(
 
     Raises: ModelError, DoodlError if too few photos can be read.
     """
-    torch.set_num_threads(1)
-    folder = find_model(spec.model)
-    backbone = load_backbone(folder, name=spec.model)
-    _check_fits(backbone, spec)
-    scorer = load_scorer("pocket")
-    assert isinstance(scorer, AestheticScorer)  # one of the shipped ones, which are no ensembles
-    tower = scorer.tower
-    captions = [caption for caption in spec.captions for _ in range(spec.number)]
+    begun = begin_samples(spec)
+    backbone, tower, captions, noise = begun.backbone, begun.tower, begun.captions, begun.noise
     message(f"drawing {len(captions)} samples of {spec.num_inference_steps} steps")
-    side = spec.size_px // backbone.latent_factor
-    shape = (len(captions), backbone.latent_channels, side, side)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(spec.seed))
     images = torch.cat(
         [
-            draw_samples(backbone, captions[i : i + _BATCH], noise[i : i + _BATCH], spec)
-            for i in range(0, len(captions), _BATCH)
+            draw_samples(backbone, captions[i : i + BATCH], noise[i : i + BATCH], spec)
+            for i in range(0, len(captions), BATCH)
         ]
     )
     message(f"comparing with {len(sources)} photos")
-    photos, unreadable = _read(sources)
+    photos, unreadable = read_photos(sources)
     real = center_crops(photos, (spec.size_px, spec.size_px))
     table = distance_table(
         features_of(tower, real),
@@ -88,15 +79,44 @@ def run_samples(
         seed=spec.seed,
     )
     tables = [table, *class_table(images, captions, real, photos.labels, spec.seed)]
+    return SampleReport(spec, tables, images, captions, begun.revisions, unreadable)
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What samples are drawn with: a caption for each, and the noise (N, C, h, w) they begin at."""
+
+    backbone: Backbone
+    tower: torch.nn.Module
+    captions: list[str]
+    noise: Tensor
+    revisions: dict[str, str]
+
+
+def begin_samples(spec: SampleSpec) -> Begun:
+    """Load what samples need, and draw their noise, the same for every sampler and step count.
+
+    Raises: ModelError, DoodlError for what the model cannot do.
+    """
+    torch.set_num_threads(1)
+    folder = find_model(spec.model)
+    backbone = load_backbone(folder, name=spec.model)
+    check_fits(backbone, spec)
+    scorer = load_scorer("pocket")
+    assert isinstance(scorer, AestheticScorer)  # one of the shipped ones, which are no ensembles
+    captions = [caption for caption in spec.captions for _ in range(spec.number)]
+    side = spec.size_px // backbone.latent_factor
+    shape = (len(captions), backbone.latent_channels, side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(spec.seed))
     revisions = {
         "model": folder_revision(folder),
         "guide": folder_revision(weights_dir() / "tower"),
         "judge": folder_revision(weights_dir() / "judge"),
     }
-    return SampleReport(spec, tables, images, captions, revisions, unreadable)
+    return Begun(backbone, scorer.tower, captions, noise, revisions)
 
 
-def _check_fits(backbone: Backbone, spec: SampleSpec) -> None:
+def check_fits(backbone: Backbone, spec: SampleSpec) -> None:
     """Raise DoodlError, before anything is drawn, for what the model cannot do."""
     multiple = backbone.size_multiple
     if spec.size_px < multiple or spec.size_px % multiple:
@@ -126,10 +146,7 @@ def write_samples(report: SampleReport, out: Path, command: str) -> list[Path]:
     columns: list[list[Cell]] = []
     for i, image in enumerate(report.images):
         path = folder / f"{i // number:02d}-{i % number:03d}.png"
-        pixels = image.permute(1, 2, 0).mul(255).round().byte().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        write_whole(path, buffer.getvalue())
+        write_whole(path, png_of(image))
         if i % number == 0:
             columns.append([])
         columns[-1].append(Cell(path))
@@ -140,6 +157,14 @@ def write_samples(report: SampleReport, out: Path, command: str) -> list[Path]:
         f"guidance {spec.guidance_scale:g}, seed {spec.seed}"
     )
     return write_sheets(out / "sheets", "samples", title, spec.captions, rows)
+
+
+def png_of(image: Tensor) -> bytes:
+    """Return a PNG of an image (3, H, W) in [0, 1]."""
+    pixels = image.permute(1, 2, 0).mul(255).round().byte().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def sample_provenance(report: SampleReport, command: str) -> str:
@@ -153,7 +178,7 @@ def sample_provenance(report: SampleReport, command: str) -> str:
     )
 
 
-def _read(sources: Sequence[Source]) -> tuple[PhotoSet, list[tuple[str, str]]]:
+def read_photos(sources: Sequence[Source]) -> tuple[PhotoSet, list[tuple[str, str]]]:
     photos, kept, unreadable = [], [], []
     for source in sources:
         try:

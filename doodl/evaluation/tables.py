@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from doodl.evaluation.bootstrap import Interval
@@ -18,6 +19,7 @@ from doodl.evaluation.figures import (
     NEARER,
     NOT_AGAINST,
     REFEREE,
+    RMS,
     SECONDS,
     SHARE,
     SOURCE_DB,
@@ -47,7 +49,10 @@ _WHITES = (
 class Table:
     """A table with its caption; `values` are the numbers behind the cells, for programs.
 
-    brief: places of the columns that a terminal shows; empty means all.
+    Attributes:
+        brief: places of the columns that a terminal shows; empty means all.
+        plotted: (name among the values, heading) of the figures that a plot shows, each an
+            interval; the plot's rows are named by the first `label_columns` cells.
     """
 
     title: str
@@ -56,6 +61,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     brief: tuple[int, ...] = ()
     values: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+    plotted: tuple[tuple[str, str], ...] = ()
+    label_columns: int = 1
 
     def shortened(self) -> Table:
         """Return the table with its brief columns only, and means without their intervals."""
@@ -133,12 +140,17 @@ def _comparison(
         cells.append(
             (method, str(len(mine)), *(figure.cell(summary[figure.name]) for figure in figures))
         )
-        values.append({"method": method, "photos": len(mine), **_plain(summary)})
+        values.append({"method": method, "photos": len(mine), **plain(summary)})
     headings = tuple(_heading(figure, rows) for figure in figures)
     brief = (0, 1, *(i + 2 for i, figure in enumerate(figures) if figure in _BRIEF))
-    return Table(
-        title, caption, ("method", "photos", *headings), tuple(cells), brief, tuple(values)
-    )
+    columns = ("method", "photos", *headings)
+    return Table(title, caption, columns, tuple(cells), brief, tuple(values), plotted(figures))
+
+
+def plotted(figures: Sequence[Figure]) -> tuple[tuple[str, str], ...]:
+    """Return the figures that a plot of a comparison shows: what is gained, and for what."""
+    shown = (REFEREE, CLEAN_GAIN, RMS, SECONDS)
+    return tuple((figure.name, figure.heading) for figure in figures if figure in shown)
 
 
 def _heading(figure: Figure, rows: Sequence[Row]) -> str:
@@ -168,7 +180,7 @@ def _paired(title: str, rows: Sequence[Row], methods: Sequence[str], seed: int) 
             cells.append(
                 (group, rival, str(len(mine)), *(_signed(f, summary[f.name]) for f in figures))
             )
-            values.append({"group": group, "rival": rival, "photos": len(mine), **_plain(summary)})
+            values.append({"group": group, "rival": rival, "photos": len(mine), **plain(summary)})
     caption = (
         "The edit's figure less the rival's on the same photo. Above 0 is better for the referee "
         f"and for the distance to the clean original, below 0 for the whites. {_FAIR}"
@@ -176,8 +188,11 @@ def _paired(title: str, rows: Sequence[Row], methods: Sequence[str], seed: int) 
     )
     columns = ("types", "rival", "photos", *(figure.heading for figure in figures))
     return [
-        Table(f"{title}: edit less rival", caption, columns, tuple(cells), values=tuple(values))
-    ]
+        Table(
+            f"{title}: edit less rival", caption, columns, tuple(cells), values=tuple(values),
+            plotted=tuple((f.name, f.heading) for f in (REFEREE, CLEAN_GAIN)), label_columns=2,
+        )
+    ]  # fmt: skip
 
 
 def _what_the_prior_earns(values: Sequence[dict[str, Any]]) -> str:
@@ -217,13 +232,13 @@ def _by_type(title: str, rows: Sequence[Row], methods: Sequence[str], seed: int)
         summary = summarise(mine, figures, seed=seed)
         line = [kind, _groups_of(kind), str(len(mine))]
         line += [figure.cell(summary[figure.name]) for figure in figures]
-        value: dict[str, Any] = {"type": kind, "photos": len(mine), **_plain(summary)}
+        value: dict[str, Any] = {"type": kind, "photos": len(mine), **plain(summary)}
         if toy:
             other = summarise(
                 [row for row in part if row["method"] == toy], (REFEREE, CLEAN_GAIN), seed=seed
             )
             line += [figure.cell(other[figure.name]) for figure in (REFEREE, CLEAN_GAIN)]
-            value |= {f"toy_{name}": number for name, number in _plain(other).items()}
+            value |= {f"toy_{name}": number for name, number in plain(other).items()}
         cells.append(tuple(line))
         values.append(value)
     columns = ("type", "groups", "photos", *(_heading(f, rows) for f in figures))
@@ -294,7 +309,7 @@ def _referee(check: dict[str, Any]) -> Table:
     return Table(f"the referee's own check ({check['recipe']})", caption, columns, cells)
 
 
-def _plain(summary: dict[str, Interval | None]) -> dict[str, Any]:
+def plain(summary: dict[str, Interval | None]) -> dict[str, Any]:
     return {name: None if i is None else vars(i) for name, i in summary.items()}
 
 
@@ -306,12 +321,18 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
-def markdown(table: Table, footer: str = "") -> str:
-    """Return the table as a section of Markdown; brackets in our own cells need no escape."""
+def markdown(table: Table, footer: str = "", plot: Path | None = None) -> str:
+    """Return the table as a section of Markdown; brackets in our own cells need no escape.
+
+    Args:
+        plot: its picture, in a folder beside the document.
+    """
     lines = [f"## {table.title}", "", table.caption, ""]
     lines.append("| " + " | ".join(table.columns) + " |")
     lines.append("|" + "---|" * len(table.columns))
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in table.rows]
+    if plot is not None:
+        lines += ["", f"![{markdown_text(table.title)}]({plot.parent.name}/{plot.name})"]
     if footer:
         lines += ["", footer]
     return "\n".join(lines) + "\n"

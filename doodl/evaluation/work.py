@@ -46,6 +46,8 @@ class EvaluationSpec:
         referee: folder of the scorer that judges the edits and had no part in them.
         model: `pocket` or a diffusers pipeline folder. config: the preset under test.
         batch_size: photos edited together.
+        equal_strength: whether rivals are tuned to change photos as much as the edit.
+        on_validation: edit the photos kept apart, and none of the tables': for choosing values.
     """
 
     referee: str
@@ -55,6 +57,8 @@ class EvaluationSpec:
     methods: tuple[str, ...] = DEFAULT_METHODS
     directions: tuple[str, ...] = ("up", "down")
     batch_size: int = 6
+    equal_strength: bool = True
+    on_validation: bool = False
 
     def __post_init__(self) -> None:
         for what, values, known in (

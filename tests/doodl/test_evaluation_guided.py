@@ -22,7 +22,7 @@ from doodl.evaluation.guided.spec import (
     read_prompts,
     subject_items,
 )
-from doodl.evaluation.guided.work import _generator, _request
+from doodl.evaluation.guided.work import _loaded, _request
 from tests.photos import jpeg
 
 MEASURES = ("pocket-judge", "pocket-referee")
@@ -56,6 +56,9 @@ def spec(task="text", items=ITEMS, **options):
     )
     defaults = {"seeds": 1, "size_px": 64, "validation": 2}
     return GuidedSpec(task=task, items=items, config=config, **{**defaults, **options})
+
+
+SHORT = spec().config  # of fewer steps than optimise-at-15 leaves
 
 
 def sources():
@@ -112,7 +115,7 @@ def test_task_writes_its_tables_rows_and_sheets(task, tmp_path):
         "personalize": subject_items(sources()[::2], "a photo of a flower"),
     }.get(task, (Item("a photo of roses", "one"), Item("a photo of tulips", "two")))
     evaluation = run_guided(spec(task, items, seeds=2), tmp_path, Silent())
-    assert evaluation.strength is not None
+    assert set(evaluation.strengths) == {"one-step"}
     written = write_guided(evaluation, tmp_path, "the command", sources())
     titles = [table.title for table in written.tables]
     assert titles[:2] == [f"{task}: methods", f"{task}: picture by picture"]
@@ -123,12 +126,14 @@ def test_task_writes_its_tables_rows_and_sheets(task, tmp_path):
     assert all(measure in text for measure in MEASURES)
     assert all(path.is_file() for path in written.sheets)
     assert json.loads((tmp_path / "evaluation.json").read_text())["task"] == task
+    assert f"](plots/{task}-methods.svg)" in text
+    assert (tmp_path / "plots" / f"{task}-methods.svg").is_file()
 
 
 def test_one_step_without_weight_is_the_plain_sample_and_with_it_lowers_the_loss():
     torch.set_num_threads(1)
     some = spec()
-    generator = _generator(some.model, some.config)
+    generator = _loaded(some.model, some.config)
     requests = [_request(some, "one-step", draw) for draw in some.draws()]
     plain = sample_one_step(generator, requests, guidance=0.0)
     assert torch.allclose(plain.guided, plain.unguided, atol=1e-5)
@@ -136,6 +141,42 @@ def test_one_step_without_weight_is_the_plain_sample_and_with_it_lowers_the_loss
     assert torch.equal(pushed.unguided, plain.unguided)
     bound = generator.guidance(requests[0].guides).bind([r.guide_row for r in requests])
     assert (bound.value(pushed.guided) < bound.value(plain.guided)).all()
+
+
+def test_hybrid_without_weight_is_the_plain_sample_and_with_it_lowers_the_loss():
+    torch.set_num_threads(1)
+    some = spec()
+    generator = _loaded(some.model, some.config)
+    requests = [_request(some, "hybrid", draw) for draw in some.draws()]
+    plain = sample_one_step(generator, requests, guidance=0.0, whole_chain=True)
+    assert torch.allclose(plain.guided, plain.unguided, atol=1e-5)
+    pushed = sample_one_step(generator, requests, guidance=4.0, whole_chain=True)
+    bound = generator.guidance(requests[0].guides).bind([r.guide_row for r in requests])
+    assert (bound.value(pushed.guided) < bound.value(plain.guided)).all()
+    one_step = sample_one_step(generator, requests, guidance=4.0)
+    assert not torch.allclose(pushed.guided, one_step.guided, atol=1e-3)
+
+
+def test_every_method_has_its_sampler_and_rivals_are_as_strong_as_doodl(tmp_path):
+    torch.set_num_threads(1)
+    methods = ("original", "original-belm", "one-step", "hybrid", "doodl", "doodl-belm")
+    some = spec(items=ITEMS[:1], methods=methods, validation=1)
+    evaluation = run_guided(some, tmp_path, Silent())
+    assert [row["error"] for row in evaluation.rows if row["error"]] == []
+    assert set(evaluation.strengths) == {"one-step", "hybrid", "doodl-belm"}
+    assert len({found.target for found in evaluation.strengths.values()}) == 1
+    for method, found in evaluation.strengths.items():
+        assert {r["strength"] for r in evaluation.rows if r["method"] == method} == {found.value}
+    written = write_guided(evaluation, tmp_path, "the command")
+    table, *_, strengths = written.tables
+    columns = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
+    assert columns["method"] == methods
+    assert columns["sampler"] == ("edict", "belm", "ddim", "ddim", "edict", "belm")
+    assert strengths.title == "text: equal strength"
+    calls = {value["method"]: value["unet_calls"]["mean"] for value in table.values}
+    assert calls["original-belm"] < 0.7 * calls["original"]
+    assert calls["doodl-belm"] < 0.7 * calls["doodl"]
+    assert run_guided(some, tmp_path, Silent()).computed == 0
 
 
 def test_class_probability_is_the_softmax_over_the_classes_captions():
@@ -172,6 +213,7 @@ def test_prompts_are_read_from_lines_and_from_drawbenchs_layout():
         ({"task": "speech"}, "must be one of"),
         ({"methods": ("magic",)}, "must be of"),
         ({"seeds": 0}, "at least 1"),
+        ({"methods": ("optimise-at-15",), "config": SHORT}, "at most"),
         ({"items": ()}, "at least one"),
         ({"config": preset("pocket")}, "names no guide"),
     ],

@@ -17,6 +17,7 @@ from doodl.evaluation.generated import (
     distance_table,
     draw_samples,
 )
+from doodl.evaluation.samplers import SamplersSpec, run_samplers, write_samplers
 from doodl.evaluation.samples import run_samples, write_samples
 from doodl.pocket import weights_dir
 from doodl.pocket.captions import FLOWERS
@@ -36,7 +37,7 @@ def noise(backbone, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "edict"])
+@pytest.mark.parametrize("sampler", ["ddim", "edict", "belm"])
 def test_sample_follows_noise_caption_and_guidance_and_nothing_else(backbone, sampler):
     spec = replace(SMALL, sampler=sampler)
 
@@ -104,6 +105,41 @@ def test_samples_run_writes_tables_pictures_and_a_sheet(tmp_path):
 def test_what_the_model_cannot_draw_is_said_before_it_is_tried(options, word):
     with pytest.raises(DoodlError, match=word):
         run_samples([], replace(SMALL, **options), lambda text: None)
+
+
+def test_samplers_are_compared_on_the_same_noise_with_edict_of_the_most_steps(tmp_path):
+    photos = [Source(f"p{i}", "", partial(jpeg, i)) for i in range(6)]
+    spec = SamplersSpec(replace(SMALL, number=1), ("belm", "edict"), (4, 8))
+    report = run_samplers(photos, spec, lambda text: None)
+    assert [one.name for one in report.drawn] == [
+        "belm, 4 steps", "belm, 8 steps", "edict, 4 steps", "edict, 8 steps",
+    ]  # fmt: skip
+    values = {value["set"]: value for value in report.tables[0].values}
+    assert values["other held-out photos"]["distance"]["mean"] > 0
+    assert "cosine" not in values["edict, 8 steps"]
+    rows = [r for r in report.rows if (r["sampler"], r["num_inference_steps"]) == ("belm", 8)]
+    mean = sum(row["rms"] for row in rows) / len(rows)
+    assert values["belm, 8 steps"]["rms"]["mean"] == pytest.approx(100 * mean)
+    assert mean > 1e-3
+    itself = [r for r in report.rows if (r["sampler"], r["num_inference_steps"]) == ("edict", 8)]
+    assert max(row["rms"] for row in itself) == 0
+    # Guidance by the caption doubles a step's calls; the last step leaves the latents as they are.
+    calls = {name: value.get("unet_calls") for name, value in values.items()}
+    assert calls["edict, 8 steps"] == 2 * calls["belm, 8 steps"] > calls["edict, 4 steps"]
+    sheets = write_samplers(report, tmp_path, "the command")
+    assert [path.name for path in sheets] == ["samplers-01.png"]
+    assert len(list((tmp_path / "samples").iterdir())) == 8
+    text = (tmp_path / "samples.md").read_text()
+    assert "the command" in text
+    assert report.revisions["model"] in text
+    assert "](plots/samplers.svg)" in text
+
+
+def test_reference_is_drawn_even_if_nobody_asked_for_it():
+    spec = SamplersSpec(SMALL, ("ddim",), (4, 8))
+    assert [(run.sampler, run.num_inference_steps) for run in spec.runs] == [
+        ("ddim", 4), ("ddim", 8), ("edict", 8),
+    ]  # fmt: skip
 
 
 def test_sampler_must_be_known():

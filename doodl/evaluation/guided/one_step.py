@@ -1,8 +1,9 @@
-"""One-step guidance for generation: the rival that looks one step ahead.
+"""Guidance inside each denoising step for generation: the rivals that walk down once.
 
-As `methods.stepwise`, from pure noise and without a source: at each step x̂_0 is decoded and
-judged by the guides' own loss, and the noise prediction becomes ε + λ sqrt(1-ᾱ) ∇_z L. The
-gradient is shaped as DOODL's (rescaled per picture), so that both push equally hard.
+As `methods.stepwise`, from pure noise and without a source: at each step an image is judged by the
+guides' own loss, and the noise prediction becomes ε + λ sqrt(1-ᾱ) ∇_z L. One-step judges the
+decoded x̂_0, what this step promises; hybrid the final image that plain DDIM reaches from z. The
+gradient is shaped as DOODL's (rescaled per picture), so that all push equally hard.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doodl.ddim import acting_steps, denoise_step, denoised, generate
+from doodl.ddim import acting_steps, denoise_step, denoised, generate, generate_with_grad
 from doodl.generation import GenerateRequest, ImageGenerator
 from doodl.methods.stepwise import guided_noise
 from doodl.optimise import shape_gradient
@@ -28,12 +29,17 @@ class OneStepSamples:
 
 
 def sample_one_step(
-    generator: ImageGenerator, requests: Sequence[GenerateRequest], *, guidance: float
+    generator: ImageGenerator,
+    requests: Sequence[GenerateRequest],
+    *,
+    guidance: float,
+    whole_chain: bool = False,
 ) -> OneStepSamples:
-    """Sample by DDIM with one-step guidance of weight `guidance`.
+    """Sample by DDIM with guidance of weight `guidance` inside each step.
 
     Args:
         requests: of one size, negative prompt and set of guides.
+        whole_chain: judge the final image of all steps that follow (hybrid), not x̂_0.
     """
     backbone, config = generator.backbone, generator.config
     first = requests[0]
@@ -54,11 +60,18 @@ def sample_one_step(
     bound = generator.guidance(first.guides).bind(
         [request.guide_row for request in requests], plain.clamp(-1, 1)
     )
-    for step in steps:
+    for index, step in enumerate(steps):
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
-            noise_pred = predictor(leaf, step.t).to(leaf.dtype)
-            image = backbone.decode(denoised(leaf, noise_pred, step.alpha))
+            if whole_chain:
+                with torch.no_grad():
+                    noise_pred = predictor(z, step.t).to(z.dtype)
+                memory = config.sampler.memory
+                latents = generate_with_grad(predictor, leaf, steps[index:], memory=memory)
+            else:
+                noise_pred = predictor(leaf, step.t).to(leaf.dtype)
+                latents = denoised(leaf, noise_pred, step.alpha)
+            image = backbone.decode(latents)
             loss = bound.loss(image, generators, crops=config.crops)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         gradient, _ = shape_gradient(gradient, gradient, config.optimiser)

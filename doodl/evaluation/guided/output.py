@@ -17,10 +17,11 @@ from doodl.evaluation.guided.run import SUFFIX, GuidedEvaluation
 from doodl.evaluation.guided.tables import guided_tables
 from doodl.evaluation.guided.work import subject_of
 from doodl.evaluation.output import Written
+from doodl.evaluation.plots import write_plots
 from doodl.evaluation.rows import Row
 from doodl.evaluation.sheets import Cell, write_sheets
 from doodl.evaluation.store import Store, picture_name, write_whole
-from doodl.evaluation.tables import markdown, markdown_text
+from doodl.evaluation.tables import Table, markdown, markdown_text
 from doodl.generation.pictures import encode_picture, viewed
 from doodl.images import decode_photo
 from doodl.pocket.photos import PhotoSet, center_crops
@@ -30,20 +31,28 @@ _SHEET_ROWS = 24
 
 
 def write_guided(
-    evaluation: GuidedEvaluation, out: Path, command: str, photos: Sequence[Source] = ()
+    evaluation: GuidedEvaluation,
+    out: Path,
+    command: str,
+    photos: Sequence[Source] = (),
+    *,
+    tables: list[Table] | None = None,
+    title: str | None = None,
 ) -> Written:
     """Write everything that is read or looked at.
 
     Args:
         photos: real ones with classes, for the distance of `classes`.
+        tables: other ones than those that compare the methods.
     """
     features, real = None, None
-    if evaluation.spec.task == "classes" and photos:
+    if evaluation.spec.task == "classes" and photos and tables is None:
         features, real = _embedded(evaluation, Store(out, SUFFIX), photos)
-    tables = guided_tables(evaluation, features, real)
+    tables = guided_tables(evaluation, features, real) if tables is None else tables
+    plots = write_plots(out / "plots", tables)
     footer = guided_provenance(evaluation, command)
-    parts = [f"# Guided generation: {evaluation.spec.task}\n"]
-    parts += [markdown(table, footer) for table in tables]
+    parts = [f"# {title or f'Guided generation: {evaluation.spec.task}'}\n"]
+    parts += [markdown(table, footer, plots.get(table.title)) for table in tables]
     write_whole(out / "tables.md", "\n".join(parts).encode())
     spec = evaluation.spec
     record = {
@@ -54,7 +63,7 @@ def write_guided(
         "revisions": evaluation.revisions,
         "measures": list(spec.measures),
         "config": spec.config.to_dict(),
-        "strength": None if evaluation.strength is None else vars(evaluation.strength),
+        "strengths": {name: vars(found) for name, found in evaluation.strengths.items()},
         "tables": [{"title": t.title, "caption": t.caption, "values": t.values} for t in tables],
     }
     text = json.dumps(record, indent=1, default=str) + "\n"

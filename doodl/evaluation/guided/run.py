@@ -8,20 +8,20 @@ from pathlib import Path
 
 from doodl.errors import DoodlError
 from doodl.evaluation.guided.measures import Measure
+from doodl.evaluation.guided.methods import GUIDED_METHODS
 from doodl.evaluation.guided.spec import GuidedSpec
 from doodl.evaluation.guided.work import (
-    ONE_STEP_START,
     DrawTask,
     doodl_change,
     run_draws,
     subject_of,
-    tune_one_step,
+    tune,
 )
 from doodl.evaluation.rows import Row, fingerprint
 from doodl.evaluation.run import Observer
 from doodl.evaluation.store import Store
 from doodl.evaluation.strengths import Strength
-from doodl.evaluation.workers import Submit, finished, workers_of
+from doodl.evaluation.workers import Submit, finished, result_of, workers_of
 from doodl.hub import find_model
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
@@ -35,13 +35,14 @@ class GuidedEvaluation:
     """What was drawn and found.
 
     Attributes:
-        rows: one per draw and method. strength: of the rival; None if it was not tuned.
+        rows: one per draw and method. strengths: of the methods that were tuned to change
+            pictures as much as DOODL.
         computed: rows that this run made; the others were there.
     """
 
     spec: GuidedSpec
     rows: list[Row]
-    strength: Strength | None
+    strengths: dict[str, Strength]
     revisions: dict[str, str]
     computed: int
 
@@ -62,9 +63,11 @@ def run_guided(
         subject_of(spec, draw)
     store = Store(out, SUFFIX)
     with workers_of(workers) as submit:
-        strength = _tuned(spec, revisions, store, submit, observer, redo=redo)
-        strengths = dict.fromkeys(spec.methods, 1.0)
-        strengths["one-step"] = ONE_STEP_START if strength is None else strength.value
+        tuned = _tuned(spec, revisions, store, submit, observer, redo=redo)
+        strengths = {
+            name: tuned[name].value if name in tuned else GUIDED_METHODS[name].start
+            for name in spec.methods
+        }
         recipes = {m: spec.recipe(m, strengths[m], revisions) for m in spec.methods}
         done = {} if redo else store.rows()
         tasks = []
@@ -86,7 +89,7 @@ def run_guided(
     rows = [done[draw.case, recipe] for draw in draws for recipe in recipes.values()]
     if all(row["status"] == "failed" for row in rows):
         raise DoodlError(f"every picture failed; the first: {rows[0]['error']}")
-    return GuidedEvaluation(spec, rows, strength, revisions, computed)
+    return GuidedEvaluation(spec, rows, tuned, revisions, computed)
 
 
 def _tuned(
@@ -97,31 +100,46 @@ def _tuned(
     observer: Observer,
     *,
     redo: bool,
-) -> Strength | None:
-    """Return the rival's weight at which it changes pictures as DOODL does; None without both."""
-    if not {"one-step", "doodl"} <= set(spec.methods) or not spec.validation:
-        return None
+) -> dict[str, Strength]:
+    """Return the strength of each method with a knob at which it changes pictures as DOODL does.
+
+    There is none without DOODL among the methods, or without pictures to tune on.
+    """
+    names = [name for name in spec.methods if GUIDED_METHODS[name].knob]
+    if "doodl" not in spec.methods or not spec.validation or spec.on_validation:
+        return {}
     cases = [draw.case for draw in spec.validation_draws()]
-    key = fingerprint([spec.recipe("doodl", 1.0, revisions), cases])
-    kept = store.strength(key)
-    if kept is not None and not redo:
-        return kept
-    observer.message(f"tuning one-step on {spec.validation} pictures of other seeds")
-    target = next(finished([submit(doodl_change, spec)]))
+    doodl = spec.recipe("doodl", 1.0, revisions)
+    # One-step was the only one at first, and its key had no name.
+    keys = {
+        name: fingerprint([doodl, cases, *([] if name == "one-step" else [name])])
+        for name in names
+    }  # fmt: skip
+    found = {n: kept for n, key in keys.items() if not redo and (kept := store.strength(key))}
+    missing = [name for name in names if name not in found]
+    if not missing:
+        return found
+    observer.message(f"tuning {', '.join(missing)} on {spec.validation} pictures of other seeds")
+    known = next((strength.target for strength in found.values()), None)
+    target = next(finished([submit(doodl_change, spec)])) if known is None else known
     if target <= 0:
-        observer.message("DOODL changed no picture of those: one-step is not tuned")
-        return None
-    found = next(finished([submit(tune_one_step, spec, target)]))
-    store.put_strength(key, found)
+        observer.message("DOODL changed no picture of those: strengths are not tuned")
+        return {}
+    for name, future in [(name, submit(tune, spec, name, target)) for name in missing]:
+        found[name] = result_of(future)
+        store.put_strength(keys[name], found[name])
     return found
 
 
 def _revisions(spec: GuidedSpec) -> dict[str, str]:
     folders = {"model": find_model(spec.model)}
+    paths = [Path(name) for name in spec.measures if name not in POCKET_SCORERS]
+    # By place and last name: two folders of one name are told apart, and no path is shown.
+    folders |= {f"measure {i} {p.name}": p for i, p in enumerate(paths, 1) if p.is_dir()}
     names: Sequence[str] = [name for name in spec.measures if name in POCKET_SCORERS]
     folders |= {name: weights_dir() / POCKET_SCORERS[name] for name in names}
     if spec.model == "pocket":
         folders |= {"guide": weights_dir() / "tower"}
         if (weights_dir() / "classifier").is_dir():
             folders["classifier"] = weights_dir() / "classifier"
-    return {name: folder_revision(folder) for name, folder in folders.items()}
+    return {n: folder_revision(f) for n, f in folders.items()} | dict(spec.guide_revisions)

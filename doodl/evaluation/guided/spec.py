@@ -11,6 +11,7 @@ from typing import Any
 from doodl.config import EditConfig
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Source
+from doodl.evaluation.guided.methods import GUIDED_METHODS, METHODS
 from doodl.evaluation.rows import fingerprint, recipe_values
 
 TASKS = {
@@ -21,7 +22,6 @@ TASKS = {
 }
 """Each task's preset with the shipped model."""
 
-METHODS = ("original", "one-step", "doodl")
 _VALIDATION_SEED = 1_000_000
 _PROMPT_COLUMNS = ("prompts", "prompt")
 _CATEGORY_COLUMNS = ("category", "challenge")
@@ -71,7 +71,10 @@ class GuidedSpec:
         items: each is drawn with `seeds` seeds, from `seed` on.
         config: the preset under test, with its guides.
         measures: scorers by name or path, none of which guides (`doodl.scores.load_scorer`).
-        validation: seeds apart from those of the tables, on which the rival's weight is tuned.
+        validation: seeds apart from those of the tables, on which the rivals' strengths are tuned.
+        on_validation: draw the pictures of those seeds, and none of the tables': for choosing
+            values.
+        guide_revisions: (guide, revision) of those guides that are local files.
     """
 
     task: str
@@ -85,15 +88,19 @@ class GuidedSpec:
     measures: tuple[str, ...] = ("pocket-judge", "pocket-referee")
     validation: int = 8
     batch_size: int = 8
+    on_validation: bool = False
+    guide_revisions: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task (={self.task!r}) must be one of {', '.join(TASKS)}.")
-        wrong = [method for method in self.methods if method not in METHODS]
+        wrong = [method for method in self.methods if method not in GUIDED_METHODS]
         if wrong or not self.methods:
             raise ValueError(
-                f"methods (={', '.join(self.methods)}) must be of {', '.join(METHODS)}."
+                f"methods (={', '.join(self.methods)}) must be of {', '.join(GUIDED_METHODS)}."
             )
+        for method in self.methods:
+            GUIDED_METHODS[method].config(self.config)  # refused here, not in the first row
         if not self.items or not self.measures:
             raise ValueError("at least one thing to draw and one measure are needed.")
         for name in ("seeds", "batch_size"):
@@ -104,6 +111,8 @@ class GuidedSpec:
 
     def draws(self) -> list[Draw]:
         """Return the pictures of the tables, every item with its first seed before its second."""
+        if self.on_validation:
+            return self.validation_draws()
         return [Draw(item, self.seed + i) for i in range(self.seeds) for item in self.items]
 
     def validation_draws(self) -> list[Draw]:
@@ -115,8 +124,9 @@ class GuidedSpec:
 
     def recipe(self, method: str, strength: float, revisions: dict[str, str]) -> str:
         """Return the fingerprint of all that a row's figures depend on, but for the picture."""
-        config = recipe_values(self.config)
-        if method == "original":  # no guide acts: the optimiser decides nothing
+        made = GUIDED_METHODS[method]
+        config = recipe_values(made.config(self.config))
+        if made.way == "original":  # no guide acts: the optimiser decides nothing
             config = {"sampler": {**config["sampler"], "optimise_at": None}}
         return fingerprint(
             [self.task, method, strength, config, self.size_px, list(self.measures), revisions]

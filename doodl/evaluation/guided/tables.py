@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from doodl.evaluation.bootstrap import Interval
 from doodl.evaluation.figures import SHARE, Figure, paired, summarise
 from doodl.evaluation.frechet import frechet_distance
+from doodl.evaluation.guided.methods import GUIDED_METHODS
 from doodl.evaluation.guided.run import GuidedEvaluation
 from doodl.evaluation.rows import Row
-from doodl.evaluation.tables import Table
+from doodl.evaluation.tables import Table, plain
 
+_PAIRS = (
+    ("doodl", "original"),
+    ("one-step", "original"),
+    ("hybrid", "original"),
+    ("doodl-belm", "original"),
+    ("doodl-belm", "original-belm"),
+    ("doodl", "one-step"),
+    ("doodl", "hybrid"),
+    ("doodl-belm", "one-step"),
+    ("doodl-belm", "doodl"),
+)
 DRAW_MARGIN = 0.1
 """Points of a score within which two pictures are even."""
 
@@ -24,6 +34,14 @@ _AIMS = {
     "aesthetic": ("score", ".2f"),
 }
 _INTERVAL = "[low, high]: 95 % bootstrap interval over pictures."
+
+CHANGE = Figure(
+    "change", "RMS %", lambda row: None if row["change"] is None else 100 * row["change"], ".1f"
+)
+COSTS = (
+    Figure("cpu_seconds", "CPU s", lambda row: row["cpu_seconds"], ".1f"),
+    Figure("unet_calls", "UNet calls", lambda row: row["unet_calls"], ".0f"),
+)
 
 
 def guided_tables(
@@ -43,21 +61,23 @@ def guided_tables(
     tables += _categories(evaluation)
     if features and real:
         tables.append(_distances(evaluation, features, real))
-    return tables
+    return [*tables, *_strengths(evaluation)]
 
 
 def _mine(evaluation: GuidedEvaluation, method: str) -> list[Row]:
     return [row for row in evaluation.rows if row["method"] == method]
 
 
-def _column(name: str, heading: str, kind: str) -> Figure:
+def column(name: str, heading: str, kind: str) -> Figure:
+    """Return the figure that is a row's own value."""
     return Figure(name, heading, lambda row: row.get(name), kind)
 
 
-def _aims(evaluation: GuidedEvaluation, sign: str = "") -> list[Figure]:
+def aims_of(evaluation: GuidedEvaluation, sign: str = "") -> list[Figure]:
+    """Return what the task asks for, by each measure; `sign`: of differences, `+`."""
     what, kind = _AIMS[evaluation.spec.task]
     return [
-        _column(f"aim:{measure}", f"{what}, {measure}", sign + kind)
+        column(f"aim:{measure}", f"{what}, {measure}", sign + kind)
         for measure in evaluation.spec.measures
     ]
 
@@ -67,65 +87,70 @@ def _others(evaluation: GuidedEvaluation, sign: str = "") -> list[Figure]:
     spec, figures = evaluation.spec, []
     for measure in spec.measures:
         if spec.task == "classes" and not sign:
-            figures.append(_column(f"right:{measure}", f"class found, {measure}", SHARE))
+            figures.append(column(f"right:{measure}", f"class found, {measure}", SHARE))
         if spec.task in ("personalize", "aesthetic"):
             heading = f"cosine to the prompt, {measure}"
-            figures.append(_column(f"prompt:{measure}", heading, sign + ".3f"))
+            figures.append(column(f"prompt:{measure}", heading, sign + ".3f"))
         if spec.task != "aesthetic":
-            figures.append(_column(f"score:{measure}", f"score, {measure}", sign + ".2f"))
+            figures.append(column(f"score:{measure}", f"score, {measure}", sign + ".2f"))
     return figures
-
-
-_CHANGE = Figure(
-    "change", "RMS %", lambda row: None if row["change"] is None else 100 * row["change"], ".1f"
-)
-_COSTS = (
-    Figure("cpu_seconds", "CPU s", lambda row: row["cpu_seconds"], ".1f"),
-    Figure("unet_calls", "UNet calls", lambda row: row["unet_calls"], ".0f"),
-)
 
 
 def _levels(evaluation: GuidedEvaluation) -> Table:
     spec = evaluation.spec
-    figures = [*_aims(evaluation), *_others(evaluation), _CHANGE, *_COSTS]
+    figures = [*aims_of(evaluation), *_others(evaluation), CHANGE, *COSTS]
     if any(row["status"] == "failed" for row in evaluation.rows):
         figures.append(Figure("failed", "failed", lambda r: float(r["status"] == "failed"), SHARE))
     cells, values = [], []
     for method in spec.methods:
         rows = _mine(evaluation, method)
         summary = summarise(rows, figures, seed=spec.seed)
-        cells.append((method, str(len(rows)), *(f.cell(summary[f.name]) for f in figures)))
-        values.append({"method": method, "pictures": len(rows), **_plain(summary)})
-    strength = evaluation.strength
-    tuned = (
-        f" One-step has the weight {strength.value:.3g}, at which it changes pictures of "
-        f"{spec.validation} other seeds by {100 * strength.change:.1f} % RMS, DOODL's being "
-        f"{100 * strength.target:.1f} %."
-        if strength
-        else ""
-    )
+        sampler = GUIDED_METHODS[method].sampler(spec.config)
+        line = (f.cell(summary[f.name]) for f in figures)
+        cells.append((method, sampler, str(len(rows)), *line))
+        values.append(
+            {"method": method, "sampler": sampler, "pictures": len(rows), **plain(summary)}
+        )
     caption = (
         f"By {', '.join(spec.measures)}, none of which guided. Guides: "
         f"{', '.join(spec.config.guides)}. RMS %: from the unguided picture of the same noise and "
-        f"sampler.{tuned} {_INTERVAL}"
+        f"sampler. {_INTERVAL}"
     )
-    columns = ("method", "pictures", *(figure.heading for figure in figures))
-    brief = (0, 1, *range(2, 2 + len(_aims(evaluation))), len(columns) - 2)
-    return Table(f"{spec.task}: methods", caption, columns, tuple(cells), brief, tuple(values))
+    columns = ("method", "sampler", "pictures", *(figure.heading for figure in figures))
+    brief = (*range(3 + len(aims_of(evaluation))), columns.index(COSTS[0].heading))
+    plotted = tuple((f.name, f.heading) for f in (*aims_of(evaluation), CHANGE, COSTS[0]))
+    title = f"{spec.task}: methods"
+    return Table(title, caption, columns, tuple(cells), brief, tuple(values), plotted)
+
+
+def _strengths(evaluation: GuidedEvaluation) -> list[Table]:
+    """Return how the rivals were made as strong as DOODL, trial by trial."""
+    spec, cells, values = evaluation.spec, [], []
+    for method, found in evaluation.strengths.items():
+        trials = "; ".join(f"{value:.3g}: {100 * change:.1f}" for value, change in found.trials)
+        cells.append((
+            method, f"{GUIDED_METHODS[method].knob} {found.value:.3g}", f"{100 * found.change:.1f}",
+            f"{100 * found.target:.1f}", trials, "yes" if found.matched else "no",
+        ))  # fmt: skip
+        values.append({"method": method, **vars(found)})
+    if not cells:
+        return []
+    caption = (
+        f"Mean RMS change of {spec.validation} pictures of seeds that are in no other table, in % "
+        "of the range; a knob is turned until it is DOODL's own."
+    )
+    columns = ("method", "strength", "RMS %", "target", "trials", "met")
+    title = f"{spec.task}: equal strength"
+    return [Table(title, caption, columns, tuple(cells), (0, 1, 2, 3, 5), tuple(values))]
 
 
 def _differences(evaluation: GuidedEvaluation) -> list[Table]:
     """Return each method less another on the same picture, and how often it is ahead."""
     spec = evaluation.spec
-    pairs = [
-        (first, second)
-        for first, second in (("doodl", "original"), ("one-step", "original"),
-                              ("doodl", "one-step"))
-        if first in spec.methods and second in spec.methods
-    ]  # fmt: skip
+    pairs = [pair for pair in _PAIRS if set(pair) <= set(spec.methods)]
     if not pairs:
         return []
-    aims = _aims(evaluation, "+")
+    aims = aims_of(evaluation, "+")
     figures = [*aims, *_others(evaluation, "+")]
     cells, values = [], []
     for first, second in pairs:
@@ -140,8 +165,8 @@ def _differences(evaluation: GuidedEvaluation) -> list[Table]:
             *(figure.cell(summary[figure.name]) for figure in figures),
         ))  # fmt: skip
         values.append({
-            "first": first, "second": second, "pictures": len(ahead), **_plain(summary),
-            **{f"ahead:{name}": value for name, value in _plain(shares).items()},
+            "first": first, "second": second, "pictures": len(ahead), **plain(summary),
+            **{f"ahead:{name}": value for name, value in plain(shares).items()},
         })  # fmt: skip
     columns = (
         "pair", "pictures", *(f"ahead, {aim.heading.rsplit(', ', 1)[1]}" for aim in aims),
@@ -150,7 +175,8 @@ def _differences(evaluation: GuidedEvaluation) -> list[Table]:
     caption = f"Of the same item and seed; ahead: how often the first has more. {_INTERVAL}"
     brief = tuple(range(2 + 2 * len(aims)))
     title = f"{spec.task}: picture by picture"
-    return [Table(title, caption, columns, tuple(cells), brief, tuple(values))]
+    plotted = tuple((f.name, f.heading) for f in aims)
+    return [Table(title, caption, columns, tuple(cells), brief, tuple(values), plotted)]
 
 
 def _share(aim: Figure) -> Figure:
@@ -172,8 +198,8 @@ def _more(first: float | None, second: float | None) -> float | None:
 def _contests(evaluation: GuidedEvaluation) -> list[Table]:
     """Return wins, draws and losses by score, as the paper's figures of aesthetics are told."""
     spec, cells, values = evaluation.spec, [], []
-    for rival in ("original", "one-step"):
-        if "doodl" not in spec.methods or rival not in spec.methods:
+    for rival in spec.methods:
+        if "doodl" not in spec.methods or rival in ("doodl", "original-belm"):
             continue
         others = {row["case"]: row for row in _mine(evaluation, rival)}
         for measure in spec.measures:
@@ -205,7 +231,7 @@ def _categories(evaluation: GuidedEvaluation) -> list[Table]:
     names = list(dict.fromkeys(row[key] for row in evaluation.rows))
     if not 2 <= len(names) <= 24:
         return []
-    figures = _aims(evaluation, "+")
+    figures = aims_of(evaluation, "+")
     cells, values = [], []
     for name in names:
         rows = [row for row in evaluation.rows if row[key] == name]
@@ -213,11 +239,12 @@ def _categories(evaluation: GuidedEvaluation) -> list[Table]:
         summary = paired(mine, [r for r in rows if r["method"] == "original"], figures,
                          seed=spec.seed)  # fmt: skip
         cells.append((name or "–", str(len(mine)), *(f.cell(summary[f.name]) for f in figures)))
-        values.append({key: name, "pictures": len(mine), **_plain(summary)})
+        values.append({key: name, "pictures": len(mine), **plain(summary)})
     caption = f"DOODL less the unguided picture. {_INTERVAL}"
     columns = (key, "pictures", *(figure.heading for figure in figures))
     title = f"{spec.task}: by {key}"
-    return [Table(title, caption, columns, tuple(cells), values=tuple(values))]
+    plotted = tuple((f.name, f.heading) for f in figures)
+    return [Table(title, caption, columns, tuple(cells), values=tuple(values), plotted=plotted)]
 
 
 def _distances(
@@ -252,7 +279,3 @@ def _distances(
     columns = ("class", "photos", "pictures", *spec.methods)
     title = f"{spec.task}: distance to real photos"
     return Table(title, caption, columns, tuple(cells), values=tuple(values))
-
-
-def _plain(summary: dict[str, Interval | None]) -> dict[str, Any]:
-    return {name: None if i is None else vars(i) for name, i in summary.items()}

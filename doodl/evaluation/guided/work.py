@@ -14,17 +14,17 @@ from torch import Tensor
 from doodl.config import EditConfig
 from doodl.errors import DoodlError
 from doodl.evaluation.guided.measures import Measure
+from doodl.evaluation.guided.methods import GUIDED_METHODS, STEPWISE
 from doodl.evaluation.guided.one_step import sample_one_step
 from doodl.evaluation.guided.spec import Draw, GuidedSpec
-from doodl.evaluation.methods import CountedUNet
 from doodl.evaluation.rows import Measured
 from doodl.evaluation.strengths import Strength, match_strength
+from doodl.evaluation.unets import CountedUNet, without_noise
 from doodl.generation import GenerateRequest, GenerateResult, ImageGenerator, load_generator
 from doodl.generation.pictures import encode_picture, subject_image, viewed
 from doodl.guidance.guidance import GuideRow
 from doodl.guidance.spec import parse_guides
 
-ONE_STEP_START = 8.0
 _MAX_PIXELS = 50_000_000
 
 
@@ -52,10 +52,20 @@ class _Drawn:
 
 
 @lru_cache(maxsize=1)
-def _generator(model: str, config: EditConfig) -> ImageGenerator:
+def _loaded(model: str, config: EditConfig) -> ImageGenerator:
+    """Load the networks, once per process; the config is the preset's."""
     generator = load_generator(model, config, guides=config.guides, safety_checker="off")
     generator.backbone = replace(generator.backbone, unet=CountedUNet(generator.backbone.unet))
     return generator
+
+
+@lru_cache(maxsize=8)
+def _generator(spec: GuidedSpec, method: str, strength: float = 1.0) -> ImageGenerator:
+    """Return a method's generator: the networks of all, with a config of its own."""
+    base, made = _loaded(spec.model, spec.config), GUIDED_METHODS[method]
+    backbone = without_noise(base.backbone) if made.zero_unet else base.backbone
+    config = made.config(spec.config, strength)
+    return ImageGenerator(backbone, config, base.guidance, judge=base.judge)
 
 
 @lru_cache(maxsize=8)
@@ -65,24 +75,25 @@ def _measure(name: str, labels: tuple[str, ...]) -> Measure:
 
 def run_draws(spec: GuidedSpec, task: DrawTask) -> list[Measured]:
     """Draw the task's pictures and return their rows; a picture that fails says so in its row."""
-    generator = _generator(spec.model, spec.config)
-    before, started = generator.backbone.unet.photos, time.process_time()
-    drawn = _draw(generator, spec, task)
+    unet = _loaded(spec.model, spec.config).backbone.unet
+    before, started = unet.photos, time.process_time()
+    drawn = _draw(spec, task)
     count = len(task.draws)
     cost = {
         "cpu_seconds": (time.process_time() - started) / count,
-        "unet_calls": (generator.backbone.unet.photos - before) / count,
+        "unet_calls": (unet.photos - before) / count,
     }
     return [_row(spec, task, draw, d, cost) for draw, d in zip(task.draws, drawn, strict=True)]
 
 
-def tune_one_step(spec: GuidedSpec, target: float) -> Strength:
-    """Return the guidance at which one-step changes pictures as much as DOODL, on average."""
+def tune(spec: GuidedSpec, method: str, target: float) -> Strength:
+    """Return the strength at which a method changes pictures as much as DOODL, on average."""
 
     def change(strength: float) -> float:
-        return _mean_change(spec, "one-step", strength)
+        return _mean_change(spec, method, strength)
 
-    return match_strength(change, target, start=ONE_STEP_START, tolerance=0.05, max_trials=5)
+    start = GUIDED_METHODS[method].start
+    return match_strength(change, target, start=start, tolerance=0.05, max_trials=5)
 
 
 def doodl_change(spec: GuidedSpec) -> float:
@@ -95,18 +106,24 @@ def _mean_change(spec: GuidedSpec, method: str, strength: float) -> float:
     changes: list[float] = []
     for start in range(0, len(draws), spec.batch_size):
         task = DrawTask(tuple(draws[start : start + spec.batch_size]), method, strength, "")
-        drawn = _draw(_generator(spec.model, spec.config), spec, task)
+        drawn = _draw(spec, task)
         changes += [_change(one) or 0.0 for one in drawn]
     return sum(changes) / len(changes)
 
 
-def _draw(generator: ImageGenerator, spec: GuidedSpec, task: DrawTask) -> list[_Drawn]:
+def _draw(spec: GuidedSpec, task: DrawTask) -> list[_Drawn]:
+    method = GUIDED_METHODS[task.method]
     requests = [_request(spec, task.method, draw) for draw in task.draws]
-    if task.method == "one-step":
+    if method.way in STEPWISE:
+        generator = _generator(spec, task.method)
         try:
-            return _one_step(generator, requests, task.strength)
+            return _step_by_step(generator, requests, task.strength, method.way)
         except (DoodlError, ValueError) as error:
             return [_Drawn(None, None, "failed", " ".join(str(error).split())) for _ in requests]
+    try:
+        generator = _generator(spec, task.method, task.strength)
+    except ValueError as error:  # an ablation that does not fit the model
+        return [_Drawn(None, None, "failed", " ".join(str(error).split())) for _ in requests]
     return [_drawn(result) for result in generator.generate(requests)]
 
 
@@ -125,10 +142,10 @@ def _drawn(result: GenerateResult | DoodlError) -> _Drawn:
     )
 
 
-def _one_step(
-    generator: ImageGenerator, requests: Sequence[GenerateRequest], weight: float
+def _step_by_step(
+    generator: ImageGenerator, requests: Sequence[GenerateRequest], weight: float, way: str
 ) -> list[_Drawn]:
-    samples = sample_one_step(generator, requests, guidance=weight)
+    samples = sample_one_step(generator, requests, guidance=weight, whole_chain=way == "hybrid")
     bound = generator.guidance(requests[0].guides).bind(
         [request.guide_row for request in requests], samples.unguided.clamp(-1, 1)
     )
@@ -142,7 +159,7 @@ def _one_step(
         if not bool(image.isfinite().all()):
             drawn.append(_Drawn(None, None, "failed", "the guided way left the finite numbers."))
             continue
-        encoded = encode_picture(image, "PNG", software="doodl-batch", note="one-step guidance")
+        encoded = encode_picture(image, "PNG", software="doodl-batch", note=f"{way} guidance")
         unguided = samples.unguided[i : i + 1].clamp(-1, 1)
         drawn.append(_Drawn(encoded, unguided, "ok", None, before[i], after[i]))
     return drawn
@@ -150,7 +167,7 @@ def _one_step(
 
 def _request(spec: GuidedSpec, method: str, draw: Draw) -> GenerateRequest:
     item = draw.item
-    guides = () if method == "original" else parse_guides(spec.config.guides)
+    guides = () if GUIDED_METHODS[method].way == "original" else parse_guides(spec.config.guides)
     subject = subject_of(spec, draw)
     return GenerateRequest(
         prompt=item.prompt,
@@ -186,6 +203,7 @@ def _row(
         "label": item.label,
         "seed": draw.seed,
         "method": task.method,
+        "sampler": GUIDED_METHODS[task.method].sampler(spec.config),
         "strength": task.strength,
         "status": drawn.status,
         "error": drawn.error,
