@@ -166,9 +166,6 @@ class EditConfig:
         good_score: the score of a good photo. With it a photo's fidelity_weight is divided by the
             points it has to go (`objective.points_to_go`): a bad photo may change much, a good one
             hardly. None leaves the weight the same for all.
-        points_per_step: with good_score, and direction up or target, a step is as many times
-            grad_mean_abs as this goes into the points to go, 0.7 to 3 times: Polyak's step size,
-            proportional to how far the loss is above what it could be. None: all steps are alike.
         neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
         judge_tolerance: points that the judge may fall where no aesthetic guide asks it to rise.
@@ -189,7 +186,6 @@ class EditConfig:
     transfer_in_loss: bool = False
     fidelity_weight: float = 0.0
     good_score: float | None = None
-    points_per_step: float | None = None
     neutral_weight: float = 0.0
     stop_score: float | None = None
     judge_tolerance: float = 0.5
@@ -199,7 +195,7 @@ class EditConfig:
     step_guidance: float = 32.0
 
     def __post_init__(self) -> None:
-        _check_fields(self, "", ("working_px", "max_change", "points_per_step"))
+        _check_fields(self, "", ("working_px", "max_change"))
         if not self.num_crops and not self.whole_view:
             raise ValueError(
                 "num_crops (=0) must be above zero, unless whole_view lets the loss see the frame."

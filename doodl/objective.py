@@ -50,9 +50,6 @@ _MIN_POINTS = 0.6
 
 _LOWEST_SCORE = 1.0
 
-_STEP_FACTORS = (0.7, 3.0)
-"""A good photo still moves; a bad one does not leave what its gradient can tell of."""
-
 
 def points_to_go(value: float, aim: Aim, good_score: float) -> float:
     """Return how far a photo is from its aim in points of the score, at least 0.6.
@@ -204,26 +201,7 @@ class EnhanceProblem:
             (final + penalty).detach(),
             self._good_enough(final, values),
             self._affordable(images, delivered),
-            self._step(values),
         )
-
-    @torch.no_grad()
-    def _step(self, values: dict[str, Tensor]) -> Tensor | None:
-        """Return what each photo's next step is multiplied by (B,); None: all are alike."""
-        config, scores = self.config, self._scores(values)
-        if config.points_per_step is None or config.good_score is None or scores is None:
-            return None
-        # As `points_to_go`, without the numbers' leaving the device within an iteration.
-        top = [config.good_score if aim.direction == "up" else 0.0 for aim in self.aims]
-        points = (scores.new_tensor(top) - scores).clamp_min(_MIN_POINTS)
-        down = torch.tensor([aim.direction == "down" for aim in self.aims], device=scores.device)
-        factors = (points / config.points_per_step).clamp(*_STEP_FACTORS)
-        return torch.where(down, 1.0, factors)
-
-    def _scores(self, values: dict[str, Tensor]) -> Tensor | None:
-        """Return the first aesthetic guide's values (B,); None where none guides."""
-        names = [spec.name for spec in self.guidance.specs if spec.kind == "aesthetic"]
-        return values[names[0]] if names else None
 
     def _penalty(self, delivered: Tensor) -> Tensor:
         """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
@@ -260,12 +238,12 @@ class EnhanceProblem:
 
     def _good_enough(self, final: Tensor, values: dict[str, Tensor]) -> Tensor:
         stop = self.config.stop_score
-        scores = self._scores(values)
-        if stop is None or scores is None:
+        scores = [values[spec.name] for spec in self.guidance.specs if spec.kind == "aesthetic"]
+        if stop is None or not scores:
             return torch.zeros_like(final, dtype=torch.bool)
         # With direction up, and only then, an aesthetic guide's value is the score itself.
         upward = torch.tensor([aim.direction == "up" for aim in self.aims], device=final.device)
-        return upward & (scores >= stop)
+        return upward & (scores[0] >= stop)
 
 
 @torch.no_grad()

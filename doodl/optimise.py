@@ -29,14 +29,12 @@ class Judgement:
         value: (B,), what iterates are ranked by, lower is better; often the loss without crops.
         good_enough: (B,) bool; True stops the photo with this iterate.
         affordable: (B,) bool; False stops the photo before this iterate; None: all are.
-        step: (B,), what the photo's next step is multiplied by; None: 1.
     """
 
     loss: Tensor
     value: Tensor
     good_enough: Tensor
     affordable: Tensor | None = None
-    step: Tensor | None = None
 
 
 class Problem(Protocol):
@@ -265,9 +263,6 @@ def advance(states: Sequence[LatentState], problem: Problem, config: OptimiserCo
             config.loss_scale * loss.sum(), (x, y), materialize_grads=True
         )
         grad_x, grad_y = shape_gradient(grad_x, grad_y, config)
-        if judgement.step is not None:
-            factor = judgement.step.view(-1, 1, 1, 1)
-            grad_x, grad_y = grad_x * factor, grad_y * factor
     # One transfer to the host per iteration, after everything is queued on the device.
     affordable = judgement.affordable
     if affordable is None:

@@ -81,7 +81,6 @@ MEANINGS: dict[str, str] = {
     "transfer_in_loss": "photos: the loss also sees the change as it will be delivered",
     "fidelity_weight": "photos: weight of the mean squared change",
     "good_score": "photos: fidelity_weight is divided by the points a photo is below it; none: not",
-    "points_per_step": "photos, not down: a step grows with the points to go, by this; none: not",
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",
     "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
     "judge_slack": "photos: points the judge may fall where an aesthetic guide rose by more",

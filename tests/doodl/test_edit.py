@@ -298,20 +298,3 @@ def test_change_is_dearer_the_nearer_a_photo_is_to_a_good_score(editor):
     other = PhotoEditor(editor.backbone, editor.guide, editor.judge, plain)
     same, _ = problem_of(other, [request(0), request(1)])
     assert same.fidelity_weights.tolist() == [plain.fidelity_weight] * 2
-
-
-def test_a_step_is_longer_the_more_points_a_photo_has_to_go(editor):
-    aims = [Aim("up"), Aim("down"), Aim("target", 8.0)]
-    photos = [replace(request(i), aim=aim) for i, aim in enumerate(aims)]
-    config = replace(editor.config, good_score=9.0, points_per_step=2.0)
-    other = PhotoEditor(editor.backbone, editor.guide, editor.judge, config)
-    problem, _ = problem_of(other, photos)
-    generators = [torch.Generator() for _ in photos]
-    # With no change made yet, what is delivered is the photo.
-    step = problem.judge(problem.bases, generators).step
-    scores = other.guide(problem.views).tolist()
-    want = [(9.0 - scores[0]) / 2, 1.0, abs(scores[2] - 8.0) / 2]
-    assert step.tolist() == pytest.approx([min(max(each, 0.7), 3.0) for each in want], rel=1e-3)
-    alike = replace(config, points_per_step=None)
-    problem, _ = problem_of(PhotoEditor(other.backbone, other.guide, other.judge, alike), photos)
-    assert problem.judge(problem.bases, generators).step is None
