@@ -25,12 +25,11 @@ _ROBUST_FROM = 0.35
 _ROUND_TRIP_SHARE = 0.15
 _ROUND_TRIP_COST = 0.3
 _ATTACK_SHARE = 0.6
-# Each batch teaches where the gradient must point, from the start: a tower that has first learnt to
-# rank by texture hardly learns it any more, and one taught by every other batch knew less of it
-# after 43 minutes than this one after six. The cells are what an edit's blur leaves.
+# Every other batch teaches where the gradient must point, from the start: a tower that has first
+# learnt to rank by texture hardly learns it any more. The cells are what an edit's blur leaves.
+_DIRECTION_EVERY = 2
 _DIRECTION_CELL_PX = 16
-# Then ranking, and with it the size of the score's differences, catches up.
-_DIRECTION_WEIGHT, _DIRECTION_WEIGHT_LATER, _DIRECTION_FIRST = 2.0, 0.6, 0.5
+_DIRECTION_WEIGHT = 2.0
 
 
 def train_scorer(
@@ -97,10 +96,9 @@ def train_scorer(
             "ranking": float(ranking.detach()),
             "contrast": float(contrast.detach()),
         }
-        if recipe.teach_direction:
+        if recipe.teach_direction and step % _DIRECTION_EVERY == 0:
             direction = direction_loss(scorer, versions)
-            early = progress < _DIRECTION_FIRST
-            loss = loss + (_DIRECTION_WEIGHT if early else _DIRECTION_WEIGHT_LATER) * direction
+            loss = loss + _DIRECTION_WEIGHT * direction
             numbers["direction"] = float(direction.detach())
         return loss, numbers
 
