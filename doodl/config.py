@@ -141,7 +141,8 @@ class CropConfig:
     """What the guides' networks see of an image.
 
     Attributes:
-        num_crops, cut_power: random crops per image and loss (`guidance.crops`).
+        num_crops, cut_power: random crops per image and loss (`guidance.crops`); 0 crops are for
+            whole_view alone.
         whole_view: the whole frame too, as one more crop.
     """
 
@@ -194,7 +195,9 @@ class EditConfig:
     step_guidance: float = 32.0
 
     def __post_init__(self) -> None:
-        _check_fields(self, "", ("working_px", "num_crops", "max_change"))
+        _check_fields(self, "", ("working_px", "max_change"))
+        if not (self.num_crops or self.whole_view):
+            raise ValueError("num_crops (=0) leaves nothing to look at; set whole_view to true.")
         if not isinstance(self.guides, tuple) or any(type(g) is not str for g in self.guides):
             raise ValueError(f"guides (={self.guides!r}) must be a list of guides, as text.")
         parse_guides(self.guides)

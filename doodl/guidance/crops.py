@@ -72,6 +72,8 @@ class CropViews:
         Networks of one size see the same crops, so that a weighted sum of them is of one thing.
         """
         size, batch = network.size_px, len(self.images)
+        if not self._config.num_crops:
+            return network.resize(self.images)
         if size not in self._crops:
             self._crops[size] = multicrop(
                 self.images,
