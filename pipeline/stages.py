@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -156,7 +156,7 @@ class EditPhotos:
         *,
         load_checkpoint: Callable[[str], bytes | None],
         save_checkpoint: Callable[[str, bytes], None],
-    ) -> Iterator[tuple[int, EditResult | DoodlError]]:
+    ) -> Iterator[tuple[int, EditResult | Exception]]:
         """Yield (place in `ready`, result or error) as photos are done, `room` at a time."""
         assert self.editor is not None
         taken: list[WorkItem] = []
@@ -330,44 +330,62 @@ class RowProcessor:
     def _continuously(
         self, work: EditPhotos, items: Sequence[WorkItem], room: int
     ) -> Iterator[Outcome]:
+        """Yield the outcomes of items that take each other's places in a batch.
+
+        While the batch goes on, the next photo is read in one thread, one that is done delivered
+        in another (`doodl.batching`) and one that is delivered committed in a third.
+        """
+        from doodl.overlap import Behind, read_ahead
+
         unread: list[Outcome] = []
         at_work: dict[int, tuple[WorkItem, Any, Watch]] = {}
         places = count()
+        reading = read_ahead(self.read, items)
 
         def read() -> Iterator[tuple[WorkItem, Any]]:
-            for item in items:
+            for item, get in reading:
                 watch = Watch()
                 try:
-                    photo = self.read(item)
+                    photo = get()
                 except Exception as error:  # the row boundary
                     unread.extend(self._failed([item], error, watch))
                     continue
                 at_work[next(places)] = (item, photo, watch)
                 yield item, photo
 
+        def committed() -> Iterator[Outcome]:
+            for _, done in commits.ended(left=0):
+                yield from done.result()
+
         ready, ended = read(), False
-        while not ended:
-            places = count()  # of this stream: after a failure the rest begins another
-            at_work.clear()
-            try:
-                for place, result in work.stream(
-                    ready,
-                    room,
-                    load_checkpoint=self.commit.load_checkpoint,
-                    save_checkpoint=self.commit.save_checkpoint,
-                ):
-                    item, photo, watch = at_work.pop(place)
-                    outcomes = self._commit(item, photo, result, watch)
+        commits: Behind[list[Outcome]] = Behind()
+        with closing(reading), commits:
+            while not ended:
+                places = count()  # of this stream: after a failure the rest begins another
+                at_work.clear()
+                try:
+                    for place, result in work.stream(
+                        ready,
+                        room,
+                        load_checkpoint=self.commit.load_checkpoint,
+                        save_checkpoint=self.commit.save_checkpoint,
+                    ):
+                        # One at a time: once one has shown the output at fault, none is begun.
+                        outcomes = list(committed())
+                        yield from outcomes
+                        if any(map(_ends_the_work, outcomes)):
+                            break
+                        item, photo, watch = at_work.pop(place)
+                        commits.begin(place, self._commit, item, photo, result, watch)
+                    yield from committed()
+                    ended = True
+                except Exception as error:  # the row boundary
+                    outcomes = list(committed())
+                    if not at_work:
+                        raise
+                    outcomes += self._after(error, list(at_work.values()))
                     yield from outcomes
-                    if any(map(_ends_the_work, outcomes)):
-                        break
-                ended = True
-            except Exception as error:  # the row boundary
-                if not at_work:
-                    raise
-                outcomes = self._after(error, list(at_work.values()))
-                yield from outcomes
-                ended = any(map(_ends_the_work, outcomes))
+                    ended = any(map(_ends_the_work, outcomes))
         yield from unread
 
     def _after(

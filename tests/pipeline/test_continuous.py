@@ -1,5 +1,6 @@
 """Workers that refill their batch: every row is committed once, whatever happens to another."""
 
+import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from pipeline.errors import DiskFullError
 from pipeline.feed import Feeder
 from pipeline.run import run_job
-from pipeline.stages import RowProcessor
+from pipeline.stages import CommitRows, DecodePhotos, RowProcessor
 from tests.fakes import FakeEditor
 from tests.photos import collection
 from tests.pipeline.conftest import results, spec_of
@@ -104,6 +105,67 @@ def test_an_output_that_takes_nothing_more_ends_the_stream(photos, monkeypatch):
     assert summary.exit_code == 7
     assert len(committed) == 1
     assert summary.counts["pending"] == PHOTOS
+
+
+def test_reading_and_committing_go_on_beside_the_batch(photos, monkeypatch):
+    where = {"read": set(), "commit": set(), "checkpoint": set()}
+
+    def noted(what, call):
+        def wrapped(*arguments, **options):
+            where[what].add(threading.current_thread().name.split("_")[0])
+            return call(*arguments, **options)
+
+        return wrapped
+
+    for what, owner, name in (
+        ("read", DecodePhotos, "__call__"),
+        ("commit", CommitRows, "finished"),
+        ("checkpoint", CommitRows, "load_checkpoint"),
+    ):
+        monkeypatch.setattr(owner, name, noted(what, getattr(owner, name)))
+    monkeypatch.setattr(Feeder, "_batch_size", lambda self, pool: PHOTOS)
+    spec = streaming(photos)
+    assert run_job(spec).counts["ok"] == PHOTOS == len(results(spec))
+    assert where == {
+        "read": {"doodl-ahead"},
+        "commit": {"doodl-behind"},
+        "checkpoint": {threading.main_thread().name},
+    }
+
+
+@pytest.mark.parametrize("error", [ValueError("no such ink"), MemoryError()])
+def test_an_error_of_one_delivery_is_charged_to_its_row_alone(photos, edits, monkeypatch, error):
+    stream, given = StreamingEditor.stream, []
+
+    def one_fails(self, requests, room, *, on_iteration=None):
+        for place, result in stream(self, requests, room, on_iteration=on_iteration):
+            given.append(place)
+            yield place, error if len(given) == 3 else result
+
+    monkeypatch.setattr(StreamingEditor, "stream", one_fails)
+    monkeypatch.setattr(Feeder, "_batch_size", lambda self, pool: PHOTOS)
+    counts = run_job(streaming(photos)).counts
+    # What memory did not suffice for is tried again alone, and succeeds.
+    failed = 0 if isinstance(error, MemoryError) else 1
+    assert (counts["ok"], counts["failed"]) == (PHOTOS - failed, failed)
+
+
+def test_a_batch_that_fails_loses_no_photo_that_was_read_ahead(photos, monkeypatch):
+    stream, begun = StreamingEditor.stream, []
+
+    def fails_once(self, requests, room, *, on_iteration=None):
+        begun.append(None)
+        for count, one in enumerate(stream(self, requests, room, on_iteration=on_iteration)):
+            if len(begun) == 1 and count == 2:
+                raise RuntimeError("the batch, not a photo")
+            yield one
+
+    monkeypatch.setattr(StreamingEditor, "stream", fails_once)
+    monkeypatch.setattr(Feeder, "_batch_size", lambda self, pool: PHOTOS)
+    spec = streaming(photos)
+    assert run_job(spec).counts["ok"] == PHOTOS
+    assert len(results(spec)) == PHOTOS
+    assert len(begun) == 2
 
 
 def test_an_editor_that_cannot_refill_gets_fixed_batches(photos, monkeypatch):
