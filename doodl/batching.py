@@ -23,9 +23,6 @@ from doodl.overlap import Behind
 OnIteration = Callable[[int, LatentState], None]
 """Called with the request's place among all and its state, after each iteration."""
 
-Room = int | Callable[[int, int], int]
-"""Photos at work at one time, or how many of a frame's (height, width) in pixels."""
-
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
@@ -34,6 +31,10 @@ class Arrival:
     place: int
     request: Any
     view: Tensor
+
+
+Room = int | Callable[[Arrival], int]
+"""Photos at work at one time, or how many of them where they are of the size of this one."""
 
 
 class Editing(Protocol):
@@ -68,7 +69,8 @@ def edit_continuously(
     Args:
         requests: asked for the next one only when there is a place for it, or, as far as `room`
             goes, while those that came are of another frame size.
-        room: photos at work at one time, at least 1: a number, or one for each frame's size.
+        room: photos at work at one time, at least 1: a number, or what says it of a photo whose
+            frame's size the batch is to have.
         overlap: photos that are done are delivered in a thread, as many as there is room for,
             while the others go on; False delivers each before anything goes on.
     """
@@ -162,7 +164,7 @@ class _Arrivals:
             if shape is None:
                 shape = arrival.view.shape
                 room = self._room_of
-                self.room = room if isinstance(room, int) else room(*shape[-2:])
+                self.room = room if isinstance(room, int) else room(arrival)
             taken.append(arrival)
         return taken
 

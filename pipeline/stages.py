@@ -32,11 +32,11 @@ from pipeline.errors import (
     PipelineError,
     output_error,
 )
-from pipeline.hardware import device_name
+from pipeline.hardware import device_name, memory_share
 from pipeline.memory import is_device_error, is_out_of_memory, release_memory
 from pipeline.metrics import WorkerMeter, device_memory_bytes
 from pipeline.outcomes import AGAIN, Outcome, WorkItem
-from pipeline.spec import JobSpec, version
+from pipeline.spec import MAX_AUTO_BATCH, JobSpec, version
 from pipeline.tasks import (
     SUFFIXES,
     Finished,
@@ -51,6 +51,7 @@ from pipeline.tasks import (
 if TYPE_CHECKING:
     from doodl.edit import EditRequest, EditResult, PhotoEditor
     from doodl.images import Photo
+    from doodl.room import FittingRoom
     from pipeline.protecting import ReadMasks
 
 OUTPUT_FAULTS = ("disk_full", "unwritable")
@@ -93,6 +94,7 @@ class EditPhotos:
         self.spec = spec
         self.editor: PhotoEditor | None = None
         self.masks: ReadMasks | None = None
+        self.room: int | FittingRoom = max(1, spec.batch_size)
         self.meter = WorkerMeter(Path(spec.out).name, spec.device)
 
     def setup(self) -> None:
@@ -102,6 +104,18 @@ class EditPhotos:
 
             self.masks = ReadMasks(self.spec)
         self.editor = load_tool(self.spec)
+        if self.spec.batch_size == 0 and self.continuous:
+            from doodl.room import FittingRoom, free_bytes
+
+            # Only here are the device and, with the models loaded, what they leave of it known.
+            spec = self.spec
+            share = memory_share(
+                spec.device,
+                workers=1 if spec.runner == "inline" else spec.num_workers,
+                gpus_per_worker=spec.gpus_per_worker,
+            )
+            free = free_bytes(self.editor.backbone.device, share=share)
+            self.room = FittingRoom(self.editor, free, MAX_AUTO_BATCH)
 
     def request(self, item: WorkItem, photo: Photo, checkpoint: bytes | None) -> EditRequest:
         """Return the row's own options, or the job's where the row has none."""
@@ -152,12 +166,11 @@ class EditPhotos:
     def stream(
         self,
         ready: Iterable[tuple[WorkItem, Photo]],
-        room: int,
         *,
         load_checkpoint: Callable[[str], bytes | None],
         save_checkpoint: Callable[[str, bytes], None],
     ) -> Iterator[tuple[int, EditResult | Exception]]:
-        """Yield (place in `ready`, result or error) as photos are done, `room` at a time."""
+        """Yield (place in `ready`, result or error) as photos are done, `self.room` at a time."""
         assert self.editor is not None
         taken: list[WorkItem] = []
 
@@ -169,7 +182,7 @@ class EditPhotos:
         saving = checkpointing(
             taken, save_checkpoint, every=self.spec.checkpoint_every, meter=self.meter
         )
-        yield from self.editor.stream(requests(), room, on_iteration=saving)
+        yield from self.editor.stream(requests(), self.room, on_iteration=saving)
 
     def finished(self, item: WorkItem, read: Photo, result: EditResult) -> Finished:
         """Return the row of an edit; only an `ok` one is delivered."""
@@ -304,13 +317,16 @@ class RowProcessor:
         leaves it and the next takes its place. Once the output or this process is found at fault,
         what has not begun has no outcome: it is for others.
         """
-        size = self.commit.spec.batch_size
+        size = max(1, self.commit.spec.batch_size)
         work = self.work
         if len(items) > size and isinstance(work, EditPhotos) and work.continuous:
-            return list(self._continuously(work, items, size))
-        outcomes: list[Outcome] = []
+            outcomes = list(self._continuously(work, items))
+            room = work.room if isinstance(work.room, int) else work.room.latest
+            return [replace(o, together=min(room, len(items))) for o in outcomes]
+        outcomes = []
         for start in range(0, len(items), size):
-            outcomes += self._batch(items[start : start + size])
+            batch = items[start : start + size]
+            outcomes += [replace(o, together=len(batch)) for o in self._batch(batch)]
             if any(map(_ends_the_work, outcomes)):
                 break
         return outcomes
@@ -327,9 +343,7 @@ class RowProcessor:
         outcomes.extend(self._work_and_commit(ready, watch))
         return outcomes
 
-    def _continuously(
-        self, work: EditPhotos, items: Sequence[WorkItem], room: int
-    ) -> Iterator[Outcome]:
+    def _continuously(self, work: EditPhotos, items: Sequence[WorkItem]) -> Iterator[Outcome]:
         """Yield the outcomes of items that take each other's places in a batch.
 
         While the batch goes on, the next photo is read in one thread, one that is done delivered
@@ -366,7 +380,6 @@ class RowProcessor:
                 try:
                     for place, result in work.stream(
                         ready,
-                        room,
                         load_checkpoint=self.commit.load_checkpoint,
                         save_checkpoint=self.commit.save_checkpoint,
                     ):

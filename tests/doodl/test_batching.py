@@ -138,7 +138,7 @@ def test_no_more_photos_are_asked_for_than_there_is_room_to_hold():
 
 def test_a_frames_size_says_how_many_there_is_room_for():
     asked = [Asked(2, photo=n) for n in (2, 1, 1, 2, 1, 2, 1)]
-    log = run(asked, lambda height, width: {1: 3, 2: 1}[height])
+    log = run(asked, lambda arrival: {1: 3, 2: 1}[arrival.view.shape[-1]])
     assert [len(places) for places in log] == [1, 1, 3, 3, 1, 1, 1, 1, 1, 1]
 
 

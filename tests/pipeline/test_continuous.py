@@ -10,7 +10,9 @@ import pytest
 
 from pipeline.errors import DiskFullError
 from pipeline.feed import Feeder
+from pipeline.plan import RunChoice
 from pipeline.run import run_job
+from pipeline.spec import JobSpec, make_spec
 from pipeline.stages import CommitRows, DecodePhotos, RowProcessor
 from tests.fakes import FakeEditor
 from tests.photos import collection
@@ -190,6 +192,11 @@ def test_an_editor_that_cannot_refill_gets_fixed_batches(photos, monkeypatch):
         ("enhance", 4, 40, 2, 10),
         ("enhance", 4, 8, 2, 4),
         ("enhance", 4, 0, 2, 4),  # nobody knows
+        # Memory says how many: as if it held the most it ever does.
+        ("enhance", 0, 1000, 2, 128),
+        ("enhance", 0, 40, 2, 20),
+        ("enhance", 0, 8, 1, 8),
+        ("enhance", 0, 0, 2, 1),
     ],
 )
 def test_workers_get_shares_that_let_them_end_together(task, batch_size, left, workers, want):
@@ -197,3 +204,34 @@ def test_workers_get_shares_that_let_them_end_together(task, batch_size, left, w
     feeder = Feeder(spec, None, None, None, None, None)
     feeder._left = left
     assert feeder._batch_size(SimpleNamespace(num_workers=workers)) == want
+
+
+def test_memory_says_how_many_and_the_job_is_the_same_job(photos, tmp_path, monkeypatch):
+    asked, told, process = [], [], RowProcessor.__call__
+    monkeypatch.setattr(
+        "doodl.room.photo_bytes", lambda editor, arrival: asked.append(arrival.view.shape) or 1
+    )
+
+    def noted(self, items):
+        outcomes = process(self, items)
+        told.extend(outcome.together for outcome in outcomes)
+        return outcomes
+
+    monkeypatch.setattr(RowProcessor, "__call__", noted)
+    overrides = {"working_px": 64, "num_crops": 0, "optimiser.num_optim_steps": 0}
+    options = {"runner": "inline", "overrides": overrides}
+    spec = make_spec(photos, tmp_path / "out", batch_size=0, **options)
+    assert run_job(spec, RunChoice(limit=3)).computed == 3
+    assert len(asked) == len(set(asked)) > 0
+    assert told == [3, 3, 3]
+    alone = make_spec(photos, tmp_path / "out", batch_size=1, **options)
+    assert spec.params() == alone.params()
+    assert JobSpec.from_json(spec.to_json()).batch_size == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "words"), [("generate", 0, "give generate a number"), ("enhance", -1, "fit")]
+)
+def test_batch_sizes_that_make_no_sense_are_refused(task, size, words):
+    with pytest.raises(ValueError, match=words):
+        JobSpec("photos", "out", task=task, batch_size=size)
