@@ -396,7 +396,8 @@ class RowProcessor:
                     outcomes = list(committed())
                     if not at_work:
                         raise
-                    outcomes += self._after(error, list(at_work.values()))
+                    if not any(map(_ends_the_work, outcomes)):
+                        outcomes += self._after(error, list(at_work.values()))
                     yield from outcomes
                     ended = any(map(_ends_the_work, outcomes))
         yield from unread
