@@ -13,7 +13,7 @@ from torch import Tensor
 
 from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone, load_backbone
-from doodl.batching import Arrival, OnIteration, edit_continuously
+from doodl.batching import Arrival, OnIteration, Room, edit_continuously
 from doodl.checkpoints import state_from_bytes
 from doodl.config import EditConfig
 from doodl.delivery import Delivery, deliver, edit_words
@@ -177,22 +177,32 @@ class PhotoEditor:
 
         Raises: ValueError if a request lacks what a guide needs: words, exemplars, a class.
         """
-        results = dict(self.stream(requests, len(requests), on_iteration=on_iteration))
+        results: dict[int, EditResult | DoodlError] = {}
+        overlap = len(requests) > 1
+        for place, result in self.stream(
+            requests, len(requests), on_iteration=on_iteration, overlap=overlap
+        ):
+            if not isinstance(result, (EditResult, DoodlError)):
+                raise result
+            results[place] = result
         return [results[i] for i in range(len(requests))]
 
     def stream(
         self,
         requests: Iterable[EditRequest],
-        room: int,
+        room: Room,
         *,
         on_iteration: OnIteration | None = None,
-    ) -> Iterator[tuple[int, EditResult | DoodlError]]:
+        overlap: bool = True,
+    ) -> Iterator[tuple[int, EditResult | Exception]]:
         """Yield (place of the request, its result or error) as photos are done, `room` at a time.
 
         As `edit`, for more photos than there is room for: one that is done leaves, and the next
-        request is asked for and takes its place at the next iteration.
+        request is asked for and takes its place at the next iteration. It is delivered (carried to
+        full size, encoded, scored) in a thread while the others go on, unless not to `overlap`;
+        whatever error that meets is its own.
         """
-        yield from edit_continuously(self, requests, room, on_iteration)
+        yield from edit_continuously(self, requests, room, on_iteration, overlap=overlap)
 
     def begin(self, arrivals: Sequence[Arrival]) -> list[Slot | DoodlError]:
         """Return photos of one frame size at their start; InversionError for one that has none."""

@@ -13,7 +13,7 @@ between the calls is linear with known coefficients. `memory` says where the inp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -61,21 +61,28 @@ def _pull_back(leaf: Tensor, noise_pred: Tensor, cotangent: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if grad is None else grad
 
 
-def _weight_storages(predict_noise: PredictNoise) -> set[int]:
-    """Return the addresses of the weights of a network, or of the `unet` a predictor holds."""
+def activation_bytes(predict_noise: PredictNoise, latents: Tensor, t: Tensor) -> int:
+    """Return the bytes autograd keeps for one call, each storage counted once, weights left out.
+
+    Those of a network, or of the `unet` a predictor holds.
+    """
     networks = (predict_noise, getattr(predict_noise, "unet", None))
-    return {
+    return saved_bytes(lambda: _evaluate_with_graph(predict_noise, latents, t), networks)
+
+
+def saved_bytes(work: Callable[[], Any], networks: Iterable[Any]) -> int:
+    """Return the bytes autograd keeps of work(), each storage counted once.
+
+    Args:
+        networks: the weights of those that are modules are left out.
+    """
+    # By storage: a linear layer saves its weight as a view, which is no Parameter.
+    weights = {
         weight.untyped_storage().data_ptr()
         for network in networks
         if isinstance(network, torch.nn.Module)
         for weight in network.parameters()
     }
-
-
-def activation_bytes(predict_noise: PredictNoise, latents: Tensor, t: Tensor) -> int:
-    """Return the bytes autograd keeps for one call, each storage counted once, weights left out."""
-    # By storage: a linear layer saves its weight as a view, which is no Parameter.
-    weights = _weight_storages(predict_noise)
     storages: dict[int, int] = {}
 
     def record(tensor: Tensor) -> Tensor:
@@ -86,7 +93,7 @@ def activation_bytes(predict_noise: PredictNoise, latents: Tensor, t: Tensor) ->
 
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         # Held in a name so that no storage is freed and its address counted for another.
-        graph = _evaluate_with_graph(predict_noise, latents, t)
+        graph = work()
     del graph
     return sum(storages.values())
 

@@ -36,7 +36,30 @@ Quality = Annotated[
         "each earns for its time is not measured yet."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="Photos that one worker optimises together.")]
+
+
+def _batch_size(text: str) -> int:
+    """Return a number of photos; 0 for `auto`."""
+    if text == "auto":
+        return 0
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise typer.BadParameter(f"{text!r} must be a whole number from 1 up, or auto.")
+    return number
+
+
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        parser=_batch_size,
+        metavar="NUMBER|auto",
+        help="Photos that one worker optimises together; auto (enhance): as many as its memory "
+        "holds, at most 32.",
+    ),
+]
 
 
 def recipe_overrides(

@@ -21,7 +21,7 @@ from pipeline.outcomes import AGAIN, POISON, Outcome, WorkItem
 from pipeline.plan import RunChoice
 from pipeline.pools import Completion, Pool
 from pipeline.signals import StopRequest
-from pipeline.spec import JobSpec
+from pipeline.spec import MAX_AUTO_BATCH, JobSpec
 from pipeline.stages import CommitRows
 
 _WAIT_SECONDS = 0.5
@@ -119,6 +119,8 @@ class Feeder:
     def _batch_size(self, pool: Pool) -> int:
         """Return how many rows to give a worker: more than one batch, where it can refill one."""
         size = self._spec.batch_size
+        if size == 0:  # the workers find out how many they hold
+            size = max(1, min(MAX_AUTO_BATCH, -(-self._left // max(pool.num_workers, 1))))
         if size == 1 or self._spec.task != "enhance":
             return size
         # Half of a fair share of what is left, so that the workers end together.
@@ -142,9 +144,7 @@ class Feeder:
     def _collect(self, completion: Completion) -> None:
         by_key = {item.work_key: item for item in completion.items}
         for outcome in completion.outcomes:
-            # Rows that are at work together share their worker's time.
-            together = min(len(completion.items), self._spec.batch_size)
-            seconds = outcome.edit_seconds / together
+            seconds = outcome.edit_seconds / outcome.together
             self._worker_seconds += seconds
             self._note(by_key[outcome.work_key], outcome, seconds)
             if outcome.status == "disk_full":

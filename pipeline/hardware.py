@@ -27,6 +27,17 @@ def count_devices(device: str) -> int:
     return os.cpu_count() or 1
 
 
+def memory_share(device: str, *, workers: int, gpus_per_worker: float) -> float:
+    """Return one worker's part of its device's memory, of the machine's where it is the CPU.
+
+    Args:
+        workers: as asked; 0 is one per core.
+    """
+    if device == "cuda":
+        return min(1.0, gpus_per_worker)
+    return 1 / max(1, workers or count_devices(device))
+
+
 def memory_in_use_bytes() -> int:
     """Return the memory this process holds now; 0 where the system does not tell."""
     try:

@@ -55,6 +55,7 @@ class Outcome:
     `status` is a result row's; or AGAIN; or `disk_full` or `unwritable`: the row could not be
     committed for no fault of its own, stays pending, and the run stops.
     `unfit`: the process is not to be used again (out of memory, a device in error).
+    `together`: rows that had their worker's time in common with it, itself among them.
     """
 
     row_id: str
@@ -69,3 +70,4 @@ class Outcome:
     node: str = ""
     device: str = ""
     unfit: bool = False
+    together: int = 1

@@ -40,8 +40,9 @@ class Recording:
             "started", version=version(), task=spec.task, model=spec.model,
             model_revision=spec.model_revision, params_fingerprint=fingerprint,
             device=spec.device, device_name=device_name(spec.device), runner=spec.runner,
-            workers=spec.num_workers, batch_size=spec.batch_size, node=socket.gethostname(),
-            pid=os.getpid(), choice={k: v for k, v in chosen.items() if v not in (None, False, ())},
+            workers=spec.num_workers, batch_size=spec.batch_size or "auto",
+            node=socket.gethostname(), pid=os.getpid(),
+            choice={k: v for k, v in chosen.items() if v not in (None, False, ())},
         )  # fmt: skip
 
     @contextmanager

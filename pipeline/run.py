@@ -247,7 +247,7 @@ class _Run:
             return InlinePool(spec, self.fingerprint, commit.job)
         from pipeline.cluster import RayPool
 
-        batches = -(-num_rows // spec.batch_size)
+        batches = -(-num_rows // max(spec.batch_size, 1))
         pool = RayPool(spec, self.fingerprint, commit.job, batches, self.observer.message)
         self.stop.install()  # Ray has set a SIGTERM handler of its own
         return pool

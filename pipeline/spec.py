@@ -36,6 +36,9 @@ NO_GUIDE = "none"
 SAFETY_CHECKERS = ("auto", "off")
 MAX_SIDE_PX = 4096
 MAX_SEEDS = 100_000
+MAX_AUTO_BATCH = 32
+"""Photos at work at most where memory says how many: beyond, they gain no more speed, and each is
+that much longer in work when a worker dies."""
 
 _LOADERS = {
     "enhance": "doodl.edit:load_editor",
@@ -76,7 +79,8 @@ class JobSpec:
         num_workers: at most so many; 0 means one per device or core of what there is now.
         gpus_per_worker, cpus_per_worker, resources: what Ray sets aside for each of them; less
             than a whole GPU lets workers share one; `resources` are a cluster's own names.
-        batch_size: photos optimised together by one worker.
+        batch_size: photos optimised together by one worker; 0: as many as its memory holds, which
+            the worker alone can measure.
         editor: `module:function` that loads what edits; ours, or a cheap stand-in in tests.
         runner: local (a private Ray) | inline (no Ray) | cluster (the Ray whose job this is).
         checkpoint_every: iterations between a photo's checkpoints; 0 never.
@@ -185,7 +189,15 @@ class JobSpec:
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} (={getattr(self, name)}) must not be negative.")
-        for name in ("batch_size", "max_attempts", "max_pixels"):
+        if self.batch_size == 0 and self.task != "enhance":
+            raise ValueError(
+                f"batch_size auto is for photos to enhance; give {self.task} a number."
+            )
+        if self.batch_size < 0:
+            raise ValueError(
+                f"batch_size (={self.batch_size}) must be at least 1, or 0 for as many as fit."
+            )
+        for name in ("max_attempts", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} (={getattr(self, name)}) must be at least 1.")
 

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -32,11 +32,11 @@ from pipeline.errors import (
     PipelineError,
     output_error,
 )
-from pipeline.hardware import device_name
+from pipeline.hardware import device_name, memory_share
 from pipeline.memory import is_device_error, is_out_of_memory, release_memory
 from pipeline.metrics import WorkerMeter, device_memory_bytes
 from pipeline.outcomes import AGAIN, Outcome, WorkItem
-from pipeline.spec import JobSpec, version
+from pipeline.spec import MAX_AUTO_BATCH, JobSpec, version
 from pipeline.tasks import (
     SUFFIXES,
     Finished,
@@ -51,6 +51,7 @@ from pipeline.tasks import (
 if TYPE_CHECKING:
     from doodl.edit import EditRequest, EditResult, PhotoEditor
     from doodl.images import Photo
+    from doodl.room import FittingRoom
     from pipeline.protecting import ReadMasks
 
 OUTPUT_FAULTS = ("disk_full", "unwritable")
@@ -93,6 +94,7 @@ class EditPhotos:
         self.spec = spec
         self.editor: PhotoEditor | None = None
         self.masks: ReadMasks | None = None
+        self.room: int | FittingRoom = max(1, spec.batch_size)
         self.meter = WorkerMeter(Path(spec.out).name, spec.device)
 
     def setup(self) -> None:
@@ -102,6 +104,18 @@ class EditPhotos:
 
             self.masks = ReadMasks(self.spec)
         self.editor = load_tool(self.spec)
+        if self.spec.batch_size == 0 and self.continuous:
+            from doodl.room import FittingRoom, free_bytes
+
+            # Only here are the device and, with the models loaded, what they leave of it known.
+            spec = self.spec
+            share = memory_share(
+                spec.device,
+                workers=1 if spec.runner == "inline" else spec.num_workers,
+                gpus_per_worker=spec.gpus_per_worker,
+            )
+            free = free_bytes(self.editor.backbone.device, share=share)
+            self.room = FittingRoom(self.editor, free, MAX_AUTO_BATCH)
 
     def request(self, item: WorkItem, photo: Photo, checkpoint: bytes | None) -> EditRequest:
         """Return the row's own options, or the job's where the row has none."""
@@ -152,12 +166,11 @@ class EditPhotos:
     def stream(
         self,
         ready: Iterable[tuple[WorkItem, Photo]],
-        room: int,
         *,
         load_checkpoint: Callable[[str], bytes | None],
         save_checkpoint: Callable[[str, bytes], None],
-    ) -> Iterator[tuple[int, EditResult | DoodlError]]:
-        """Yield (place in `ready`, result or error) as photos are done, `room` at a time."""
+    ) -> Iterator[tuple[int, EditResult | Exception]]:
+        """Yield (place in `ready`, result or error) as photos are done, `self.room` at a time."""
         assert self.editor is not None
         taken: list[WorkItem] = []
 
@@ -169,7 +182,7 @@ class EditPhotos:
         saving = checkpointing(
             taken, save_checkpoint, every=self.spec.checkpoint_every, meter=self.meter
         )
-        yield from self.editor.stream(requests(), room, on_iteration=saving)
+        yield from self.editor.stream(requests(), self.room, on_iteration=saving)
 
     def finished(self, item: WorkItem, read: Photo, result: EditResult) -> Finished:
         """Return the row of an edit; only an `ok` one is delivered."""
@@ -304,13 +317,16 @@ class RowProcessor:
         leaves it and the next takes its place. Once the output or this process is found at fault,
         what has not begun has no outcome: it is for others.
         """
-        size = self.commit.spec.batch_size
+        size = max(1, self.commit.spec.batch_size)
         work = self.work
         if len(items) > size and isinstance(work, EditPhotos) and work.continuous:
-            return list(self._continuously(work, items, size))
-        outcomes: list[Outcome] = []
+            outcomes = list(self._continuously(work, items))
+            room = work.room if isinstance(work.room, int) else work.room.latest
+            return [replace(o, together=min(room, len(items))) for o in outcomes]
+        outcomes = []
         for start in range(0, len(items), size):
-            outcomes += self._batch(items[start : start + size])
+            batch = items[start : start + size]
+            outcomes += [replace(o, together=len(batch)) for o in self._batch(batch)]
             if any(map(_ends_the_work, outcomes)):
                 break
         return outcomes
@@ -327,47 +343,63 @@ class RowProcessor:
         outcomes.extend(self._work_and_commit(ready, watch))
         return outcomes
 
-    def _continuously(
-        self, work: EditPhotos, items: Sequence[WorkItem], room: int
-    ) -> Iterator[Outcome]:
+    def _continuously(self, work: EditPhotos, items: Sequence[WorkItem]) -> Iterator[Outcome]:
+        """Yield the outcomes of items that take each other's places in a batch.
+
+        While the batch goes on, the next photo is read in one thread, one that is done delivered
+        in another (`doodl.batching`) and one that is delivered committed in a third.
+        """
+        from doodl.overlap import Behind, read_ahead
+
         unread: list[Outcome] = []
         at_work: dict[int, tuple[WorkItem, Any, Watch]] = {}
         places = count()
+        reading = read_ahead(self.read, items)
 
         def read() -> Iterator[tuple[WorkItem, Any]]:
-            for item in items:
+            for item, get in reading:
                 watch = Watch()
                 try:
-                    photo = self.read(item)
+                    photo = get()
                 except Exception as error:  # the row boundary
                     unread.extend(self._failed([item], error, watch))
                     continue
                 at_work[next(places)] = (item, photo, watch)
                 yield item, photo
 
+        def committed() -> Iterator[Outcome]:
+            for _, done in commits.ended(left=0):
+                yield from done.result()
+
         ready, ended = read(), False
-        while not ended:
-            places = count()  # of this stream: after a failure the rest begins another
-            at_work.clear()
-            try:
-                for place, result in work.stream(
-                    ready,
-                    room,
-                    load_checkpoint=self.commit.load_checkpoint,
-                    save_checkpoint=self.commit.save_checkpoint,
-                ):
-                    item, photo, watch = at_work.pop(place)
-                    outcomes = self._commit(item, photo, result, watch)
+        commits: Behind[list[Outcome]] = Behind()
+        with closing(reading), commits:
+            while not ended:
+                places = count()  # of this stream: after a failure the rest begins another
+                at_work.clear()
+                try:
+                    for place, result in work.stream(
+                        ready,
+                        load_checkpoint=self.commit.load_checkpoint,
+                        save_checkpoint=self.commit.save_checkpoint,
+                    ):
+                        # One at a time: once one has shown the output at fault, none is begun.
+                        outcomes = list(committed())
+                        yield from outcomes
+                        if any(map(_ends_the_work, outcomes)):
+                            break
+                        item, photo, watch = at_work.pop(place)
+                        commits.begin(place, self._commit, item, photo, result, watch)
+                    yield from committed()
+                    ended = True
+                except Exception as error:  # the row boundary
+                    outcomes = list(committed())
+                    if not at_work:
+                        raise
+                    if not any(map(_ends_the_work, outcomes)):
+                        outcomes += self._after(error, list(at_work.values()))
                     yield from outcomes
-                    if any(map(_ends_the_work, outcomes)):
-                        break
-                ended = True
-            except Exception as error:  # the row boundary
-                if not at_work:
-                    raise
-                outcomes = self._after(error, list(at_work.values()))
-                yield from outcomes
-                ended = any(map(_ends_the_work, outcomes))
+                    ended = any(map(_ends_the_work, outcomes))
         yield from unread
 
     def _after(

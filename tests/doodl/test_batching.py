@@ -1,5 +1,7 @@
 """Continuous batching: who is at work when, and that it changes nobody's result."""
 
+import threading
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,9 +81,9 @@ class ToyEditor:
         return slot.state.iteration
 
 
-def run(asked, room, *, joins=True, on_iteration=None):
+def run(asked, room, *, joins=True, on_iteration=None, overlap=True):
     editor = ToyEditor(joins)
-    results = dict(edit_continuously(editor, iter(asked), room, on_iteration))
+    results = dict(edit_continuously(editor, iter(asked), room, on_iteration, overlap=overlap))
     assert set(results) == set(range(len(asked)))
     for place, request in enumerate(asked):
         wanted = InversionError if request.fails else int
@@ -90,8 +92,9 @@ def run(asked, room, *, joins=True, on_iteration=None):
     return editor.way.log
 
 
-def test_a_photo_that_is_done_gives_its_place_to_the_next():
-    log = run([Asked(3), Asked(1), Asked(1), Asked(2)], 2)
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_photo_that_is_done_gives_its_place_to_the_next(overlap):
+    log = run([Asked(3), Asked(1), Asked(1), Asked(2)], 2, overlap=overlap)
     assert log == [[0, 1], [0, 2], [0, 3], [3]]
 
 
@@ -131,6 +134,86 @@ def test_no_more_photos_are_asked_for_than_there_is_room_to_hold():
     first = next(edit_continuously(editor, requests(), 3, None))
     assert first[0] == 0
     assert len(held) == 1 + 3
+
+
+def test_a_frames_size_says_how_many_there_is_room_for():
+    asked = [Asked(2, photo=n) for n in (2, 1, 1, 2, 1, 2, 1)]
+    log = run(asked, lambda arrival: {1: 3, 2: 1}[arrival.view.shape[-1]])
+    assert [len(places) for places in log] == [1, 1, 3, 3, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_photo_is_delivered_while_the_others_go_on():
+    gone_on, editor = threading.Event(), ToyEditor()
+
+    def finished(slot, image):
+        assert slot.place == 1 or gone_on.is_set()
+        return gone_on.wait(30)
+
+    editor.finished = finished
+    stream = edit_continuously(
+        editor,
+        [Asked(5), Asked(1)],
+        2,
+        lambda place, state: gone_on.set() if state.iteration == 4 else None,
+    )
+    assert dict(stream) == {0: True, 1: True}
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_what_goes_wrong_in_a_delivery_is_its_photos_own(overlap):
+    editor = ToyEditor()
+
+    def finished(slot, image):
+        if slot.place == 1:
+            raise OSError("full")
+        return slot.place
+
+    editor.finished = finished
+    asked = [Asked(n) for n in (3, 1, 2, 1)]
+    results = dict(edit_continuously(editor, asked, 2, None, overlap=overlap))
+    assert isinstance(results.pop(1), OSError)
+    assert results == {0: 0, 2: 2, 3: 3}
+
+
+def test_slow_deliveries_hold_no_more_photos_than_there_is_room_for_twice():
+    editor, asked_for, held = ToyEditor(), [], []
+
+    def requests():
+        for place in range(12):
+            asked_for.append(place)
+            yield Asked(1)
+
+    def finished(slot, image):
+        time.sleep(0.01)
+        held.append(len(asked_for) - len(held))
+        return slot.place
+
+    editor.finished = finished
+    assert sorted(place for place, _ in edit_continuously(editor, requests(), 3, None)) == list(
+        range(12)
+    )
+    assert max(held) <= 6
+
+
+@pytest.mark.parametrize("left_early", [True, False])
+def test_nothing_hangs_or_runs_on_once_the_stream_has_ended(left_early):
+    editor, release = ToyEditor(), threading.Event()
+    editor.finished = lambda slot, image: release.wait(30) and slot.place
+
+    def on_iteration(place, state):
+        if state.iteration == 3:
+            release.set()
+            if not left_early:
+                raise RuntimeError("no more")
+
+    stream = edit_continuously(editor, [Asked(1), Asked(9), Asked(9)], 2, on_iteration)
+    if left_early:
+        assert next(stream) == (0, 0)
+        stream.close()
+    else:
+        with pytest.raises(RuntimeError, match="no more"):
+            list(stream)
+    assert not [t for t in threading.enumerate() if t.name.startswith("doodl-")]
 
 
 def test_each_iteration_is_told_with_the_photos_own_place():
@@ -176,7 +259,12 @@ def test_results_are_the_same_whoever_came_and_went(monkeypatch):
     monkeypatch.setattr(editor, "together", noted)
     results = dict(editor.stream(iter(requests), 2))
     assert at_work == [[0, 1], [0, 2], [3]]
+    plain = dict(editor.stream(iter(requests), 2, overlap=False))
     for place, asked in enumerate(requests):
+        in_turn = plain[place]
+        assert results[place].loss_curve == in_turn.loss_curve
+        assert results[place].score_after == in_turn.score_after
+        assert np.array_equal(*(decode_photo(r[place].encoded).pixels for r in (results, plain)))
         (alone,) = editor.edit([asked])
         assert results[place].loss_curve == pytest.approx(alone.loss_curve, abs=1e-3)
         assert results[place].score_after == pytest.approx(alone.score_after, abs=1e-3)

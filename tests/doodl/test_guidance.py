@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from doodl import scores, towers
 from doodl.backbones import load_backbone
+from doodl.config import CropConfig
 from doodl.errors import ModelError
 from doodl.guidance.aesthetic import aesthetic_loss
-from doodl.guidance.crops import crop_count, multicrop
+from doodl.guidance.crops import CropViews, crop_count, multicrop
 from doodl.guidance.guidance import SUBJECT_TOWERS
 from doodl.objective import Aim
 from doodl.pocket import weights_dir
@@ -104,6 +105,16 @@ def test_crops_that_would_all_be_the_image_fall_back_to_one():
     images = torch.rand(2, 3, 16, 16)
     crops = multicrop(images, 4, 16, cut_power=0.3, generators=generators(0, 1))
     torch.testing.assert_close(crops, images, rtol=0, atol=0)
+
+
+def test_no_crops_leave_the_whole_view_and_draw_nothing():
+    images = torch.rand(2, 3, 24, 16) * 2 - 1
+    draws = generators(0, 1)
+    before = [draw.get_state() for draw in draws]
+    tower = load_scorer("pocket").tower
+    seen = CropViews(images, draws, CropConfig(num_crops=0, whole_view=True)).of(tower)
+    assert torch.equal(seen, tower.resize(images))
+    assert all(torch.equal(a, b.get_state()) for a, b in zip(before, draws, strict=True))
 
 
 def test_blown_pixels_have_a_gradient():

@@ -120,6 +120,21 @@ def test_report_escapes_names_and_needs_no_network(finished):
     assert len(list((out / "report" / "thumbnails").glob("*-before.jpg"))) == 2
 
 
+@pytest.mark.parametrize("size", ["0", "-3", "2.5", "many"])
+def test_a_batch_size_that_makes_no_sense_is_a_usage_error(monkeypatch, capsys, size):
+    code, err = doodl_batch_here(monkeypatch, capsys, "enhance", "photos", f"--batch-size={size}")
+    assert code == exits.USAGE
+    assert "--batch-size" in err
+    assert "auto" in err
+
+
+def test_a_batch_size_of_memory_is_for_photos(monkeypatch, capsys, tmp_path):
+    asked = ("--prompt", "x", "--batch-size", "auto", "--out", tmp_path / "out")
+    code, err = doodl_batch_here(monkeypatch, capsys, "generate", *asked)
+    assert code == exits.USAGE
+    assert "give generate a number" in err
+
+
 def test_status_of_a_folder_that_is_none_is_a_usage_error(tmp_path):
     result = doodl_batch("status", tmp_path)
     assert result.returncode == exits.USAGE
