@@ -22,7 +22,7 @@ def test_presets_survive_their_plain_values(name):
         ({"sampler": {"depth": 1.5}}, r"in \(0, 1\]"),
         ({"sampler": {"mix_weight": 2}}, r"in \(0, 1\]"),
         ({"num_crops": True}, "num_crops"),
-        ({"num_crops": 0}, "set whole_view"),
+        ({"num_crops": 0}, "unless whole_view"),
         ({"sampler": {"optimise_at": 0}}, "above zero"),
         ({"sampler": {"optimise_at": 51}}, "at most num_inference_steps"),
         ({"guides": ["beauty=1"]}, "beauty=1"),

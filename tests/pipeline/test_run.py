@@ -262,7 +262,7 @@ def test_spec_survives_its_json(photos):
 
 @pytest.mark.parametrize(
     "options",
-    [{"direction": "sideways"}, {"direction": "target"}, {"strength": 2}, {"batch_size": 0}],
+    [{"direction": "sideways"}, {"direction": "target"}, {"strength": 2}, {"batch_size": -1}],
 )
 def test_options_that_make_no_sense_are_refused(photos, options):
     with pytest.raises(ValueError, match=next(iter(options))):
