@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -40,14 +39,10 @@ def decode_mask(data: bytes, photo: Photo) -> np.ndarray:
     Raises: ProtectionError if it cannot be read, or is of another shape.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_MASK_PIXELS:
-                raise ProtectionError(
-                    f"a mask of {image.width}x{image.height} pixels is too large."
-                )
-            mask = ImageOps.exif_transpose(image).convert("L")
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_MASK_PIXELS:
+            raise ProtectionError(f"a mask of {image.width}x{image.height} pixels is too large.")
+        mask = ImageOps.exif_transpose(image).convert("L")
     except ProtectionError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files

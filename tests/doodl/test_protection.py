@@ -39,6 +39,13 @@ def left_half(height, width):
     return mask
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_mask_as_large_as_a_photo_of_100_megapixels_is_taken():
+    data = io.BytesIO()
+    Image.new("1", (12_000, 8_000), 1).save(data, "PNG")
+    assert decode_mask(data.getvalue(), PHOTO).min() == 255
+
+
 def test_a_mask_of_any_size_and_the_photos_shape_is_scaled_to_it():
     mask = decode_mask(png(left_half(32, 48)), PHOTO)
     assert mask.shape == (64, 96)
