@@ -55,6 +55,7 @@ class Change:
         what: str = "edited",
         with_detail: bool = False,
         protect: np.ndarray | None = None,
+        locality: float = 1.0,
     ) -> Change:
         """Return the change from one of the model's images to another, as it is kept.
 
@@ -63,9 +64,10 @@ class Change:
                 inversion and the decoded optimisation.
             with_detail: keep the detail too, which takes a byte per colour and pixel.
             protect: (H, W) uint8, 255 where the photo's own pixels stay.
+            locality: as in `TransferFit`.
         """
         before, after = (into_photo_space(photo, image) for image in (before, after))
-        transfer = TransferFit(before, grey=photo.grey).fit(after).detach()
+        transfer = TransferFit(before, grey=photo.grey, locality=locality).fit(after).detach()
         detail = None
         if with_detail:
             detail = (after - apply_transfer(transfer, before.cpu().float()).to(after))[0].cpu()

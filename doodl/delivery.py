@@ -27,6 +27,7 @@ class Delivery:
         deliver: transfer | model: the photo with the change made on it, or the model's own pixels,
             enlarged, with all that its autoencoder loses.
         strip_gps: leave positions out of the file's metadata.
+        locality: share of what the places differ in that the transfer keeps, in [0, 1].
     """
 
     what: str = "edited"
@@ -34,9 +35,10 @@ class Delivery:
     detail: float = 0.0
     deliver: str = "transfer"
     strip_gps: bool = False
+    locality: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("strength", "detail"):
+        for name in ("strength", "detail", "locality"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} (={getattr(self, name)}) must be in [0, 1].")
         if self.deliver not in DELIVERIES:
@@ -93,6 +95,7 @@ def deliver(
             what=delivery.what,
             with_detail=delivery.detail > 0,
             protect=protect,
+            locality=delivery.locality,
         )
         pixels = change.apply(photo, strength=delivery.strength, detail=delivery.detail)
         kept = change_to_bytes(change)

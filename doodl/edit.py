@@ -280,7 +280,11 @@ class PhotoEditor:
             raise OptimisationError("the optimisation left the finite numbers at once.")
         photo = request.photo
         share = self.pleasing_share(request, base, image) if state.best_iteration else 1.0
-        delivery = replace(request.delivery, strength=share * request.strength)
+        delivery = replace(
+            request.delivery,
+            strength=share * request.strength,
+            locality=self.config.transfer_locality,
+        )
         encoded, change = deliver(
             photo, base, image, delivery, software=self.software, protect=request.protect
         )
@@ -319,7 +323,9 @@ class PhotoEditor:
         if self.guidance.scorer is None:
             return 1.0
         view = self.view(request.photo)
-        transfer = TransferFit(base, grey=(request.photo.grey,)).fit(image)
+        locality = self.config.transfer_locality
+        fit = TransferFit(base, grey=(request.photo.grey,), locality=locality)
+        transfer = fit.fit(image)
         change = request.strength * (apply_transfer(transfer, view) - view)
         before = float(self.guide(view)), float(self.judge(view))
         for share in SHARES:

@@ -141,7 +141,7 @@ class EnhanceProblem:
         schedule = backbone.schedule(
             sampler.num_inference_steps, sampler.depth, size_px=(height, width)
         )
-        fit = TransferFit(bases, grey=tuple(grey))
+        fit = TransferFit(bases, grey=tuple(grey), locality=config.transfer_locality)
         bound = guidance.bind(rows, views)
         return cls(
             backbone,
@@ -226,7 +226,7 @@ class EnhanceProblem:
             bases=bases,
             aims=tuple(self.aims[i] for i in index),
             grey=grey,
-            fit=TransferFit(bases, grey=grey),
+            fit=TransferFit(bases, grey=grey, locality=self.config.transfer_locality),
             fidelity_weights=self.fidelity_weights[index],
             deliveries=tuple(self.deliveries[i] for i in index),
             protect=None if self.protect is None else self.protect[index],
@@ -234,7 +234,8 @@ class EnhanceProblem:
 
     def with_bases(self, bases: Tensor) -> EnhanceProblem:
         """Return the problem with the change measured from other images (B, 3, H, W)."""
-        return replace(self, bases=bases, fit=TransferFit(bases, grey=self.grey))
+        fit = TransferFit(bases, grey=self.grey, locality=self.config.transfer_locality)
+        return replace(self, bases=bases, fit=fit)
 
     def _good_enough(self, final: Tensor, values: dict[str, Tensor]) -> Tensor:
         stop = self.config.stop_score

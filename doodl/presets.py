@@ -79,6 +79,7 @@ MEANINGS: dict[str, str] = {
     "cut_power": "side of a crop: U^power (largest - smallest) + smallest",
     "whole_view": "the loss also sees the whole frame",
     "transfer_in_loss": "photos: the loss also sees the change as it will be delivered",
+    "transfer_locality": "photos: share of a change's differences from place to place; 0 to 1",
     "fidelity_weight": "photos: weight of the mean squared change",
     "good_score": "photos: fidelity_weight is divided by the points a photo is below it; none: not",
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",

@@ -50,7 +50,7 @@ _LOADERS = {
 # Values that recipes of photos did not have at first: a recipe that leaves them as they are is
 # the recipe it was, and so is its fingerprint.
 _LATER_VALUES = (
-    "guides", "judge_tolerance", "judge_slack", "good_score", "max_change",
+    "guides", "judge_tolerance", "judge_slack", "good_score", "max_change", "transfer_locality",
     "optimiser.min_optim_steps", "sampler.optimise_at", "sampler.kind", "method", "step_guidance",
 )  # fmt: skip
 

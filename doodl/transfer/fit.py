@@ -70,6 +70,7 @@ class TransferFit:
         radius: float = 1 / 16,
         eps: float = 1e-3,
         grey: bool | Sequence[bool] = False,
+        locality: float = 1.0,
     ) -> None:
         """Prepare to fit changes of `before`.
 
@@ -79,7 +80,8 @@ class TransferFit:
             eps: strength of the ridge, a variance in [-1, 1] units: where the photo varies by
                 less than sqrt(eps), D follows the fit over the whole frame.
             grey: for all photos or for each, fit luminance only; a greyscale photo stays grey.
-        Raises: ValueError for a wrong shape, radius or eps.
+            locality: share of what the places differ in; 0 is one change for the whole frame.
+        Raises: ValueError for a wrong shape, radius, eps or locality.
         """
         if before.ndim != 4 or before.shape[1] != 3:
             raise ValueError(f"before has shape {tuple(before.shape)}; it must be (B, 3, h, w)")
@@ -87,6 +89,8 @@ class TransferFit:
             raise ValueError(f"radius (={radius}) must be in (0, 1], a fraction of the short side")
         if eps <= 0:
             raise ValueError(f"eps (={eps}) must be positive")
+        if not 0 <= locality <= 1:
+            raise ValueError(f"locality (={locality}) must be in [0, 1]")
         batch, _, height, width = before.shape
         flags = (bool(grey),) * batch if isinstance(grey, bool) else tuple(map(bool, grey))
         if len(flags) != batch:
@@ -118,12 +122,13 @@ class TransferFit:
         frame_covariance = frame_covariance.unflatten(1, (known.shape[1], -1))
         frame_covariance = frame_covariance[:, :CHANNELS, :CHANNELS].flatten(1, 2)
         self._known, self._mean = known.float(), mean.float()
+        self._frame_mean = middle[:, :CHANNELS].float()
         # Of the colours the mean, of the places how far it lies from the node (at the borders).
         mean = mean + middle
         self._from_node = torch.cat([mean[:, :CHANNELS], mean[:, CHANNELS:] - nodes], 1).float()
         self._solve = _ridge_inverse(covariance, eps)
         self._frame_solve = _ridge_inverse(frame_covariance, eps * _FRAME_RIDGE)
-        self._eps = eps
+        self._eps, self._locality = eps, locality
 
     def fit(self, after: Tensor) -> LocalAffine:
         """Return the local change that turns `before` into `after`.
@@ -146,6 +151,12 @@ class TransferFit:
         offset = middle + mean - (slope * self._from_node[:, None]).sum(2)
         rows, columns = self._smooth
         kept = slope[:, :, :CHANNELS].flatten(1, 2)
+        if self._locality < 1:
+            of_frame = frame_slope.unflatten(1, (3, -1)) * self._frame_mean[:, None]
+            kept = torch.lerp(frame_slope.expand_as(kept), kept, self._locality)
+            offset = torch.lerp(
+                (middle - of_frame.sum(2)).expand_as(offset), offset, self._locality
+            )
         coefficients = rows @ torch.cat([kept, offset], dim=1) @ columns.T
         return LocalAffine(coefficients, self.grey)
 

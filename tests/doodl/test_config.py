@@ -23,6 +23,7 @@ def test_presets_survive_their_plain_values(name):
         ({"sampler": {"mix_weight": 2}}, r"in \(0, 1\]"),
         ({"num_crops": True}, "num_crops"),
         ({"num_crops": 0}, "unless whole_view"),
+        ({"transfer_locality": 1.5}, "transfer_locality"),
         ({"sampler": {"optimise_at": 0}}, "above zero"),
         ({"sampler": {"optimise_at": 51}}, "at most num_inference_steps"),
         ({"guides": ["beauty=1"]}, "beauty=1"),

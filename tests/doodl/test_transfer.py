@@ -210,6 +210,27 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
     assert float((gradient * step).sum()) == pytest.approx(float(slope), rel=2e-2)
 
 
+def test_without_locality_the_same_colour_changes_alike_everywhere() -> None:
+    generator = torch.Generator().manual_seed(3)
+    before = torch.rand(1, 3, 48, 64, generator=generator) * 1.6 - 0.8
+    brighter_left = torch.linspace(0.3, 0.0, 64).view(1, 1, 1, -1)
+    after = before * 0.9 + brighter_left
+    same = torch.full((1, 3, 48, 64), 0.25)
+
+    def spread(locality: float) -> float:
+        red = apply_transfer(TransferFit(before, locality=locality).fit(after), same)[0, 0]
+        return float(red.max() - red.min())
+
+    whole, half, none = spread(1.0), spread(0.5), spread(0.0)
+    assert whole > 0.2
+    assert half == pytest.approx(whole / 2, rel=1e-3)
+    assert none < 1e-5
+    # A change that is the same everywhere keeps all of itself.
+    tone = before * 0.8 + 0.1
+    kept = TransferFit(before, locality=0.0).fit(tone)
+    assert float((apply_transfer(kept, before) - tone).square().mean().sqrt()) < 0.01
+
+
 def test_a_sixteen_bit_photo_gets_the_same_change_finer() -> None:
     pixels = _photo(longer_px=300)
     before = _image(_small(pixels))
@@ -256,6 +277,7 @@ def test_an_enlarged_image_passes_through_its_own_pixels() -> None:
         (lambda b: TransferFit(b[0]), "shape"),
         (lambda b: TransferFit(b, radius=2), "radius"),
         (lambda b: TransferFit(b, eps=0), "eps"),
+        (lambda b: TransferFit(b, locality=1.2), "locality"),
         (lambda b: TransferFit(b, grey=[True]), "grey"),
         (lambda b: apply_transfer(fit_transfer(b, b), b[:1]), "photos"),
         (
