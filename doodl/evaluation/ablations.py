@@ -76,6 +76,7 @@ ABLATIONS: dict[str, Ablation] = {
         Ablation("belm", "sampler", "O-BELM", sampler_overrides("belm")),
         Ablation("no-transfer", "loss", "without the delivered change",
                  {"transfer_in_loss": False}, tasks=_PHOTO),
+        *_each("locality", "locality of the change", "transfer_locality", (0.0, 0.3, 1.0)),
         Ablation("no-fidelity", "loss", "without fidelity", {"fidelity_weight": 0.0},
                  tasks=_PHOTO),
         Ablation("no-neutral", "loss", "without the whites", {"neutral_weight": 0.0},
