@@ -126,11 +126,12 @@ QUALITIES: dict[str, dict[str, Any]] = {
     "paper": {"sampler.num_inference_steps": 50, "sampler.depth": 1.0, "optimiser.patience": 0},
     "balanced": {},
     "fast": {
-        **_UNTIED, "sampler.num_inference_steps": 10, "sampler.depth": 0.5, "optimiser.patience": 3,
+        **_UNTIED, "sampler.num_inference_steps": 10, "sampler.depth": 0.5,
+        "optimiser.patience": 3, "optimiser.learning_rate": 3.0,
     },
 }  # fmt: skip
-"""What each quality changes of a recipe for photos. Named values, not a measured choice: no curve
-of referee gain against seconds stands behind them."""
+"""What each quality changes of a recipe for photos. Chosen on the pocket model from the curves of
+tests/benchmarks/RESULTS.md (`photos`)."""
 
 
 def quality_overrides(quality: str) -> dict[str, Any]:

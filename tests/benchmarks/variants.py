@@ -87,10 +87,9 @@ def _curves() -> list[Variant]:
             optimiser__grad_mean_abs=twice,
             optimiser__num_optim_steps=count,
         )
-    size = preset(PRESET).optimiser.grad_mean_abs or 0.0
-    for times in (1.5, 2, 3):
-        grad = {"optimiser.grad_mean_abs": times * size}
-        made.append(Variant(f"fast, grad x{times:g}", "curves", quality_overrides("fast") | grad))
+    for rate in (1.0, 1.5, 2.0, 4.0):
+        other = {"optimiser.learning_rate": rate}
+        made.append(Variant(f"fast, rate {rate:g}", "curves", quality_overrides("fast") | other))
     for memory in ("checkpoint", "invert", "full"):
         curve(f"memory {memory}", sampler__memory=memory)
     return made

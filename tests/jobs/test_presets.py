@@ -51,6 +51,7 @@ OTHERS = {
     "sampler.memory": "full", "sampler.optimise_at": 3, "sampler.num_inference_steps": 25,
     "sampler.kind": "belm", "method": "one-step",
     "guides": ["symmetry=2"], "stop_score": 8.5, "sampler.depth": 0.25, "sampler.mix_weight": 0.5,
+    "transfer_locality": 0.5,
 }  # fmt: skip
 
 
