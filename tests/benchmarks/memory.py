@@ -45,7 +45,9 @@ def peak_live_bytes(case: Case, load: Workload) -> int:
             if event.name() == "[memory]":
                 live += event.nbytes()
                 peak = max(peak, live)
-        if live == 0:  # the profiler loses events now and then, and then the sum says so
+        # The profiler loses events now and then, and then the sum says so; a few small tensors
+        # may stay.
+        if abs(live) <= peak // 50:
             return peak
     raise RuntimeError(f"the profiler lost events {_TRIES} times on end; run it again.")
 
