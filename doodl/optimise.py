@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from doodl.config import OptimiserConfig
-from doodl.edict import PredictNoise, generate
-from doodl.schedule import Schedule
 
 
 @dataclass(eq=False)
@@ -99,51 +97,6 @@ class LatentState:
             best_x=x,
             best_y=y,
         )
-
-
-@torch.no_grad()
-def denoise_to(
-    predict_noise: PredictNoise,
-    x: Tensor,
-    y: Tensor,
-    schedule: Schedule,
-    optimise_at: int | None,
-    *,
-    mix_weight: float,
-    tie_latents: bool,
-) -> tuple[Tensor, Tensor, Schedule]:
-    """Return the pair with `optimise_at` steps left to go, and the schedule of those steps.
-
-    The steps before are denoised plainly, so that only later latents are optimised; None leaves
-    the pair and the schedule as they are. The rest keeps its absolute indices, and with them
-    EDICT's leapfrog phase, which the released code restarts at 0.
-
-    Args:
-        x, y: (B, C, h, w) at the schedule's start.
-        tie_latents: average the halves, which have drifted apart on the way.
-    Raises: ValueError if optimise_at is not in 1..len(schedule).
-    Source: the released DOODL code's `opt_t`.
-    """
-    if optimise_at is None:
-        return x, y, schedule
-    if not 1 <= optimise_at <= len(schedule):
-        raise ValueError(f"optimise_at (={optimise_at}) must be in 1..{len(schedule)}.")
-    plain = len(schedule) - optimise_at
-    if plain:
-        x, y = generate(predict_noise, x, y, _first_steps(schedule, plain), mix_weight=mix_weight)
-        if tie_latents:
-            x = y = (x + y) / 2
-    return x, y, schedule.from_step(plain)
-
-
-def _first_steps(schedule: Schedule, count: int) -> Schedule:
-    per_step: dict[str, Any] = {
-        entry.name: value[:count]
-        for entry in fields(schedule)
-        for value in [getattr(schedule, entry.name)]
-        if isinstance(value, Tensor) and value.shape[:1] == (len(schedule),)
-    }
-    return replace(schedule, **per_step)
 
 
 def blur_latents(gradient: Tensor, sigma: float) -> Tensor:

@@ -9,13 +9,11 @@ from safetensors.torch import save
 from doodl.adjoint import generate_with_grad
 from doodl.checkpoints import state_from_bytes, state_to_bytes
 from doodl.config import OptimiserConfig
-from doodl.edict import generate
 from doodl.errors import OptimisationError
 from doodl.optimise import (
     Judgement,
     LatentState,
     blur_latents,
-    denoise_to,
     optimise,
     shape_gradient,
 )
@@ -311,31 +309,3 @@ def test_numbers_that_are_not_finite_stop_the_photo_alone():
     optimise(batch, Toy(GOALS[:2]), PLAIN)
     assert batch[0].stop_reason == "steps"
     assert batch[1].stop_reason == "diverged"
-
-
-@pytest.mark.parametrize("optimise_at", [1, 2, 3, 5])
-def test_plain_steps_and_the_rest_are_the_whole_chain(optimise_at):
-    """Odd and even: the leapfrog phase goes on where the plain steps ended."""
-    x, y = pair()
-    middle = denoise_to(analytic, x, y, SCHEDULE, optimise_at, mix_weight=0.9, tie_latents=False)
-    assert len(middle[2]) == optimise_at
-    got = generate(analytic, *middle, mix_weight=0.9)
-    torch.testing.assert_close(got, generate(analytic, x, y, SCHEDULE, mix_weight=0.9))
-
-
-def test_optimise_at_may_tie_the_halves_that_drifted_apart():
-    x, y = pair()
-    options = {"mix_weight": 0.9, "tie_latents": True}
-    tied_x, tied_y, rest = denoise_to(analytic, x, y, SCHEDULE, 3, **options)
-    free_x, free_y, _ = denoise_to(analytic, x, y, SCHEDULE, 3, mix_weight=0.9, tie_latents=False)
-    torch.testing.assert_close(tied_x, (free_x + free_y) / 2)
-    assert tied_x is tied_y
-    assert rest.first_index == 2
-    whole = denoise_to(analytic, x, y, SCHEDULE, None, **options)
-    assert (whole[0] is x, whole[1] is y, whole[2] is SCHEDULE) == (True, True, True)
-
-
-@pytest.mark.parametrize("optimise_at", [0, 6])
-def test_optimise_at_outside_the_schedule_is_refused(optimise_at):
-    with pytest.raises(ValueError, match=r"must be in 1\.\.5"):
-        denoise_to(analytic, *pair(), SCHEDULE, optimise_at, mix_weight=0.9, tie_latents=False)
