@@ -276,6 +276,13 @@ def test_text_stands_out_in_both_themes(report, theme, opens):
     assert (int(re.findall(r"\d+", dark)[0]) < 60) == (theme == "dark")
 
 
+def test_a_photo_opened_right_after_another_is_closed_stays(report):
+    opened(report)
+    report.execute_script("byId('viewer').close(); view(1)")
+    report.execute_async_script("setTimeout(arguments[0], 200)")
+    assert element(report, "#stage img").get_attribute("src")
+
+
 def test_two_runs_stand_side_by_side_and_either_against_the_photo(browser, root):
     from selenium.webdriver import ActionChains, Keys
 

@@ -330,7 +330,13 @@ function startViewer() {
   byId("previous").addEventListener("click", () => view(at - 1));
   byId("next").addEventListener("click", () => view(at + 1));
   byId("close").addEventListener("click", () => byId("viewer").close());
-  byId("viewer").addEventListener("close", () => { hold(false); byId("stage").replaceChildren(); focusCard(at); });
+  // The browser tells of a close a moment later, by when the next photo may already be open.
+  byId("viewer").addEventListener("close", () => {
+    if (byId("viewer").open) return;
+    hold(false);
+    byId("stage").replaceChildren();
+    focusCard(at);
+  });
   byId("keys").addEventListener("click", () => byId("help").showModal());
   byId("help-close").addEventListener("click", () => byId("help").close());
 }
