@@ -1,7 +1,8 @@
 """Gradients through the whole EDICT sampler, in the memory of one network call.
 
 `memory` chooses how much of the way down is kept for the way back: see `doodl.tape`. Un-mixing
-swells the rounding of a rebuilt pair by p^-2 a step, hence its float64 under `invert`.
+swells the rounding of a rebuilt pair by p^-2 a step, hence its float64 under `invert` and the
+stored pairs, four steps apart at most, under `checkpoint`.
 
 Cost in forward passes of the predictor, at T steps with two calls each (backward through
 activations counts as one): 6T for checkpoint and invert, 4T for full.
@@ -48,21 +49,22 @@ class _Generate(torch.autograd.Function):
                 v = a * v + b * predict(u, t)
                 x, y = (u, v) if steps.x_first[i] else (v, u)
             x, y = mix(x, y, walk.mix_weight)
+            tape.passed(i, x, y, last=i == len(steps) - 1)
         ctx.walk = walk
-        if tape.rebuild:
-            ctx.save_for_backward(x, y)
-        return x.to(dtype), y.to(dtype)
+        # Copies: the caller may change them in place, and an output that its own walk back keeps
+        # would be a cycle that holds the whole walk.
+        return x.to(dtype, copy=True), y.to(dtype, copy=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor, None]:
         walk: _Walk = ctx.walk
         steps, tape, p = walk.steps, walk.tape, walk.mix_weight
-        x: Any
-        y: Any
-        x, y = ctx.saved_tensors if tape.rebuild else (None, None)
+        x: Any = None
+        y: Any = None
         pull_back = tape.walk_back()
         for i in steps.noising():
+            x, y = tape.rebuilt_from(i, x, y)
             a, b, t = steps.a[i], steps.b[i], steps.t[i]
             # Transpose of mix: y' = p y + (1-p) x', x' = p x + (1-p) y.
             grad_x = grad_x + (1 - p) * grad_y
@@ -107,12 +109,11 @@ def generate_with_grad(
     Raises: ValueError as `edict.generate`, or on an unknown memory mode.
     Source: DOODL (arXiv:2303.13703), section 3.3: gradients through invertible EDICT steps.
     """
-    mode, budget_bytes = parse_memory(memory)
-    if mode == "full":
+    if parse_memory(memory)[0] == "full":
         return generate(predict_noise, x, y, schedule, mix_weight=mix_weight)
     if not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
         with torch.no_grad():
             return generate(predict_noise, x, y, schedule, mix_weight=mix_weight)
     check_pair(x, y, mix_weight)
-    tape = Tape(predict_noise, rebuild=mode == "invert", budget_bytes=budget_bytes)
+    tape = Tape.of(predict_noise, memory, len(schedule), swelling=mix_weight**-2)
     return _Generate.apply(x, y, _Walk(tape, Steps(schedule, x.device), mix_weight))

@@ -178,21 +178,22 @@ class _Generate(torch.autograd.Function):
             noise_pred = predict(y, steps.t[k])
             kept = steps.on_current[k] * y + steps.on_previous[k] * x
             x, y = y, kept + steps.on_noise[k] * noise_pred
+            tape.passed(k, x, y, last=k == num_calls)
         ctx.walk = walk
-        if tape.rebuild:
-            ctx.save_for_backward(x, y)
-        return y.to(dtype), x.to(dtype)
+        # Copies: the caller may change them in place, and an output that its own walk back keeps
+        # would be a cycle that holds the whole walk.
+        return y.to(dtype, copy=True), x.to(dtype, copy=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor, None]:
         walk: _Walk = ctx.walk
         steps, tape = walk.steps, walk.tape
-        x: Any
-        y: Any
-        x, y = ctx.saved_tensors if tape.rebuild else (None, None)
+        x: Any = None
+        y: Any = None
         pull_back = tape.walk_back()
         for k in steps.noising():
+            x, y = tape.rebuilt_from(k, x, y)
             # y' = c y + p x + n eps(y) and x' = y, transposed: x' is the y of before.
             noise_pred, pulled = pull_back(steps.t[k], steps.on_noise[k] * grad_y, x)
             grad_x, grad_y = (
@@ -221,12 +222,13 @@ def generate_with_grad(
     Cost in forward passes of the predictor: 3K for checkpoint and invert, 2K for full.
     Raises: ValueError as `generate`, or on an unknown memory mode.
     """
-    mode, budget_bytes = parse_memory(memory)
-    if mode == "full":
+    if parse_memory(memory)[0] == "full":
         return generate(predict_noise, x, y, schedule)
     if not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
         with torch.no_grad():
             return generate(predict_noise, x, y, schedule)
     _check_pair(x, y)
-    tape = Tape(predict_noise, rebuild=mode == "invert", budget_bytes=budget_bytes)
-    return _Generate.apply(x, y, _Walk(tape, TwoSteps(schedule, x.device)))
+    steps = TwoSteps(schedule, x.device)
+    swelling = max((1 / weight for weight in steps.on_previous[1:]), default=1.0)
+    tape = Tape.of(predict_noise, memory, len(steps.denoising()), swelling)
+    return _Generate.apply(x, y, _Walk(tape, steps))

@@ -3,9 +3,12 @@
 The walk back needs, for each call of the noise predictor, only that call's input: everything
 between the calls is linear with known coefficients. `memory` says where the inputs come from:
 
-    checkpoint   stored on the way (one small latent a call); each call is recomputed once
+    checkpoint   stored on the way (one small latent a call); each call is recomputed once. Of more
+                 than 32 steps only some pairs are stored, and the few steps between two of them
+                 are rebuilt, so that memory does not grow with T
     invert       rebuilt by the inverse on the way back (nothing stored), as the DOODL paper does;
-                 the state is carried in float64, as the inverse swells its rounding
+                 the state is carried in float64, as the inverse swells its rounding: by p^-2T,
+                 which at p = 0.93 is too much for T = 200 (keep to p = 0.93^(50/T))
     full         plain autograd keeps every activation; for tests and small models
     budget:SIZE  checkpoint, but the activations of as many calls as fit in SIZE are kept
 """
@@ -25,6 +28,12 @@ from doodl.edict import PredictNoise, as_state
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
+# Up to so many steps the input of every call is stored, which is exact to the bit.
+_STORED_PAIRS = 32
+_LONGEST_REBUILT = 4
+# What rebuilding may make of a stored pair's rounding.
+_MOST_SWELLING = 4.0
+
 PullBack = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """`pull_back(t, cotangent, latents or None) -> (epsilon, J^T cotangent)` of one call."""
 
@@ -43,6 +52,18 @@ def parse_memory(memory: str) -> tuple[str, int]:
             "try budget:8GiB."
         )
     return "budget", int(float(match[1]) * _UNITS[match[2]])
+
+
+def pair_spacing(num_steps: int, swelling: float) -> int:
+    """Return after every how many steps `checkpoint` stores the pair; 1: every input is stored.
+
+    32 pairs at most, up to T = 128; beyond that one of four. Fewer steps are rebuilt in a row, or
+    none, where undoing one step swells an error by much (`swelling`, a factor).
+    """
+    spacing = min(-(-num_steps // _STORED_PAIRS), _LONGEST_REBUILT)
+    while spacing > 1 and swelling**spacing > _MOST_SWELLING:
+        spacing -= 1
+    return max(spacing, 1)
 
 
 def _evaluate_with_graph(
@@ -127,19 +148,48 @@ class Tape:
     """The calls of one walk down: made by `predictor`, taken back by `walk_back`.
 
     Attributes:
-        rebuild: nothing is stored; the walk back hands in the inputs it has rebuilt.
+        rebuild: no call's input is stored; the walk back hands in what it has rebuilt.
+        spacing: with rebuild, a pair is stored after every so many steps; 0: only the walk's end,
+            and the whole walk is carried in float64, as rebuilding all of it swells its rounding.
         budget_bytes: room for activations of calls, as many as fit, the last ones first.
     """
 
     predict_noise: PredictNoise
     rebuild: bool = False
+    spacing: int = 0
     budget_bytes: int = 0
     calls: list[_Call] = field(default_factory=list)
+    pairs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, predict_noise: PredictNoise, memory: str, num_steps: int, swelling: float) -> Tape:
+        """Return the tape of a walk of so many invertible steps in a memory mode but `full`.
+
+        Args:
+            swelling: by what factor undoing a step may swell an error of the pair.
+        """
+        mode, budget_bytes = parse_memory(memory)
+        spacing = pair_spacing(num_steps, swelling) if mode == "checkpoint" else 0
+        rebuild = mode == "invert" or spacing > 1
+        return cls(predict_noise, rebuild, spacing if rebuild else 0, budget_bytes)
 
     def state(self, z: Tensor) -> Tensor:
-        """Return the walk's own copy of a latent: float64 if it is to be rebuilt."""
+        """Return the walk's own copy of a latent: float64 if all of it is to be rebuilt."""
         # A copy: the first call's input is kept, and the caller may change its own in place.
-        return z.double() if self.rebuild else z.clone()
+        return z.double() if self.rebuild and not self.spacing else z.clone()
+
+    def passed(self, index: int, x: Tensor, y: Tensor, *, last: bool) -> None:
+        """Tell of the pair after step `index` (0, 1, ..) of the walk, to be stored if it is one."""
+        if self.rebuild and (last or (self.spacing and (index + 1) % self.spacing == 0)):
+            self.pairs[index] = (x, y)
+
+    def rebuilt_from(self, index: int, x: Tensor | None, y: Tensor | None) -> Any:
+        """Return the pair after step `index` as the walk back goes on with it: the stored one where
+        there is one, else the rebuilt (x, y); (None, None) unless it rebuilds."""
+        if index not in self.pairs:
+            return x, y
+        x, y = self.pairs[index]
+        return x.double(), y.double()
 
     def predictor(self, like: Tensor, num_calls: int, t: Tensor | None) -> PredictNoise:
         """Return the predictor of one walk of `num_calls` calls, which records them.
@@ -148,7 +198,7 @@ class Tape:
             like: latents of the shape, dtype and device of the caller's.
             t: a timestep to measure a call's activations at; None if there is no call.
         """
-        self.calls = []
+        self.calls, self.pairs = [], {}
         kept = 0
         if self.budget_bytes and t is not None:
             per_call = _remembered_activation_bytes(self.predict_noise, like, t)
