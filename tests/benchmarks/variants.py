@@ -77,6 +77,11 @@ def _curves() -> list[Variant]:
         curve(f"steps {count}", optimiser__num_optim_steps=count)
     for patience in (1, 2, 3):
         curve(f"patience {patience}", optimiser__patience=patience)
+    for score in (7.2, None):
+        curve(f"stop {'never' if score is None else score}", stop_score=score)
+    # How the gradient's length is set: to a mean by the preset, clipped as released, or not at all.
+    curve("gradient clipped", optimiser__grad_mean_abs=None, optimiser__grad_clip_value=1e-3)
+    curve("gradient raw", optimiser__grad_mean_abs=None)
     for crops in (0, 1, 4):
         curve(f"crops {crops}", num_crops=crops)
     # Twice as long a way per update, in fewer updates.
