@@ -257,7 +257,7 @@ def test_gradient_is_plain_autograds(memory, num_steps, depth, predictor):
 
 
 @pytest.mark.parametrize("memory", ["checkpoint", "invert", "budget:6KiB"])
-@pytest.mark.parametrize("num_steps", [10, 50])
+@pytest.mark.parametrize("num_steps", [10, 50, 100])
 def test_gradient_through_a_network_in_single_precision(memory, num_steps):
     x, y = pair(dtype=torch.float32)
     net, schedule = SmallNet(), Schedule.ddim(ALPHAS, num_steps)
@@ -269,7 +269,7 @@ def test_gradient_through_a_network_in_single_precision(memory, num_steps):
     want = loss_and_grads(lambda x, y: belm.generate(net, x, y, schedule), x, y)[1]
     for got, expected in zip(grads, want, strict=True):
         assert got.dtype == torch.float32
-        assert relative_error(got, expected) < 1e-4
+        assert relative_error(got, expected) < (1e-5 if memory == "checkpoint" else 1e-4)
 
 
 @pytest.mark.parametrize("memory", ["checkpoint", "invert"])
