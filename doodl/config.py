@@ -275,7 +275,7 @@ _PAPER_TIED = OptimiserConfig(
     decode_pair=True,
 )
 
-# A call of the pocket UNet keeps 12 MiB of activations a photo: all of them fit.
+# A call of the pocket UNet keeps 7 MiB of activations a photo: those of all calls fit.
 _POCKET_SAMPLER = SamplerConfig(num_inference_steps=20, memory="budget:512MiB")
 _POCKET_GENERATION = EditConfig(
     sampler=replace(_POCKET_SAMPLER, guidance_scale=3.0),

@@ -129,6 +129,17 @@ class NoisePredictor:
         self.dtype = self.prompt_embeds.embeds.dtype
         device = self.prompt_embeds.embeds.device
         self.alphas_cumprod = None if alphas_cumprod is None else alphas_cumprod.to(device)
+        self._guided_rows = self._rows_of(self.guided)
+
+    def _rows_of(self, guided: Sequence[bool]) -> Tensor | None:
+        """Return the indices of the guided rows; None if that is all of them, or none.
+
+        Made once a batch: a copy to the accelerator in every call would wait for it.
+        """
+        if all(guided) or not any(guided):
+            return None
+        rows = [i for i, acts in enumerate(guided) if acts]
+        return torch.tensor(rows, device=self.prompt_embeds.embeds.device)
 
     def keep(self, indices: list[int]) -> NoisePredictor:
         """Return the predictor of only these photos of the batch."""
@@ -138,6 +149,7 @@ class NoisePredictor:
             if len(self.guided) > 1:
                 kept.guided = [self.guided[i] for i in indices]
             kept.negative_embeds = self.negative_embeds.keep(indices) if any(kept.guided) else None
+            kept._guided_rows = kept._rows_of(kept.guided)
         return kept
 
     def __call__(self, latents: Tensor, t: Tensor) -> Tensor:
@@ -157,9 +169,9 @@ class NoisePredictor:
         prompt, inputs = self.prompt_embeds.expand(batch), latents.to(self.dtype)
         if self.negative_embeds is None:
             return self.call(self.unet, inputs, t, prompt).to(latents.dtype)
-        rows = torch.arange(batch, device=latents.device)
-        if not all(self.guided):
-            rows = rows[torch.tensor(self.guided, device=latents.device)]
+        rows = self._guided_rows
+        if rows is None:
+            rows = torch.arange(batch, device=latents.device)
         # Both branches in one batch: one call of twice the size is cheaper than two calls.
         output = self.call(
             self.unet,

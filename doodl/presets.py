@@ -55,7 +55,7 @@ MEANINGS: dict[str, str] = {
     "sampler.num_inference_steps": "T, the denoising steps; divides the model's training steps",
     "sampler.depth": "photos: share of the steps that is inverted, above 0 to 1",
     "sampler.mix_weight": "EDICT's p; none is 0.93^(50/T)",
-    "sampler.memory": "activations: checkpoint, invert, full or budget:SIZE; not the result",
+    "sampler.memory": "activations: checkpoint, invert, full or budget:SIZE; only rounding differs",
     "sampler.guidance_scale": "classifier-free guidance; 1 is none",
     "sampler.optimise_at": "generation: steps left when optimising begins; none is all of them",
     "sampler.kind": "edict, or belm: O-BELM, one network call a step instead of two",

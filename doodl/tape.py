@@ -4,13 +4,14 @@ The walk back needs, for each call of the noise predictor, only that call's inpu
 between the calls is linear with known coefficients. `memory` says where the inputs come from:
 
     checkpoint   stored on the way (one small latent a call); each call is recomputed once. Of more
-                 than 32 steps only some pairs are stored, and the few steps between two of them
-                 are rebuilt, so that memory does not grow with T
+                 than 32 steps of a float32 network only some pairs are stored, and the few steps
+                 between two of them are rebuilt: T = 128 stores no more than T = 32, and the
+                 gradient is exact to rounding instead of to the bit
     invert       rebuilt by the inverse on the way back (nothing stored), as the DOODL paper does;
                  the state is carried in float64, as the inverse swells its rounding: by p^-2T,
                  which at p = 0.93 is too much for T = 200 (keep to p = 0.93^(50/T))
     full         plain autograd keeps every activation; for tests and small models
-    budget:SIZE  checkpoint, but the activations of as many calls as fit in SIZE are kept
+    budget:SIZE  every call's input is stored, and the activations of as many calls as fit in SIZE
 """
 
 from __future__ import annotations
@@ -170,6 +171,10 @@ class Tape:
         """
         mode, budget_bytes = parse_memory(memory)
         spacing = pair_spacing(num_steps, swelling) if mode == "checkpoint" else 0
+        # A network in half precision takes a rebuilt latent for its neighbour, whose noise is
+        # another by far more than the latents are off.
+        if getattr(predict_noise, "dtype", None) in (torch.float16, torch.bfloat16):
+            spacing = min(spacing, 1)
         rebuild = mode == "invert" or spacing > 1
         return cls(predict_noise, rebuild, spacing if rebuild else 0, budget_bytes)
 

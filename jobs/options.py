@@ -32,8 +32,7 @@ Method = Annotated[
 Quality = Annotated[
     str | None,
     typer.Option(
-        help="Values of the preset for speed: fast, balanced (the preset's own) or paper; what "
-        "each earns for its time is not measured yet."
+        help="Values of the preset for speed: fast, balanced (the preset's own) or paper (slow)."
     ),
 ]
 

@@ -386,3 +386,16 @@ def test_memory_words_are_read(text, mode, size):
 def test_unknown_memory_is_refused_with_the_choices(text):
     with pytest.raises(ValueError, match="checkpoint, invert, full or budget:SIZE"):
         parse_memory(text)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_networks_have_every_input_stored(dtype):
+    def network(z, t):
+        return net(z, t)
+
+    net = SmallNet()
+    assert Tape.of(network, "checkpoint", 100, 1.1).spacing == 4
+    network.dtype = dtype
+    tape = Tape.of(network, "checkpoint", 100, 1.1)
+    assert (tape.rebuild, tape.spacing) == (False, 0)
+    assert Tape.of(network, "invert", 100, 1.1).rebuild
