@@ -108,7 +108,8 @@ def run(case: Case, load: Workload, repeats: int) -> dict[str, Any]:
         }
 
     row = isolated(work, load.device)
-    counts = counts_of(case, load)
+    # Apart as well: a compiled network that has run here could not be forked for the next row.
+    counts = isolated(lambda: counts_of(case, load), load.device)
     return {"size": load.name, **row, **asdict(counts), "forwards": counts.forwards}
 
 
