@@ -126,7 +126,7 @@ QUALITIES: dict[str, dict[str, Any]] = {
     "paper": {"sampler.num_inference_steps": 50, "sampler.depth": 1.0, "optimiser.patience": 0},
     "balanced": {},
     "fast": {
-        **_UNTIED, "sampler.num_inference_steps": 5, "sampler.depth": 0.5,
+        **_UNTIED, "sampler.num_inference_steps": 10, "sampler.depth": 0.5,
         "optimiser.patience": 3, "optimiser.learning_rate": 3.0,
     },
 }  # fmt: skip

@@ -95,6 +95,8 @@ def _curves() -> list[Variant]:
     for rate in (1.0, 1.5, 2.0, 4.0):
         other = {"optimiser.learning_rate": rate}
         made.append(Variant(f"fast, rate {rate:g}", "curves", quality_overrides("fast") | other))
+    fewer = {"sampler.num_inference_steps": 5}
+    made.append(Variant("fast, T=5", "curves", quality_overrides("fast") | fewer))
     for memory in ("checkpoint", "invert", "full"):
         curve(f"memory {memory}", sampler__memory=memory)
     return made
