@@ -30,6 +30,7 @@ QUICK = replace(
     working_px=64,
     num_crops=1,
     stop_score=None,
+    sampler=replace(PRESET.sampler, num_inference_steps=10),
     optimiser=replace(PRESET.optimiser, num_optim_steps=2, min_optim_steps=0),
 )
 STEPWISE = ("one-step", "hybrid")
