@@ -169,6 +169,8 @@ class EditConfig:
             points it has to go (`objective.points_to_go`): a bad photo may change much, a good one
             hardly. None leaves the weight the same for all.
         neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
+        warm_start: with direction up and an aesthetic guide, the noise starts at the photo with its
+            levels stretched, where the guide prefers it (`doodl.warm_start`).
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
         judge_tolerance: points that the judge may fall where no aesthetic guide asks it to rise.
         judge_slack: points that the judge may fall where an aesthetic guide rose by more.
@@ -190,6 +192,7 @@ class EditConfig:
     fidelity_weight: float = 0.0
     good_score: float | None = None
     neutral_weight: float = 0.0
+    warm_start: bool = False
     stop_score: float | None = None
     judge_tolerance: float = 0.5
     judge_slack: float = 0.0
@@ -323,6 +326,8 @@ PRESETS: dict[str, EditConfig] = {
         # The standard deviation of the judge's score when 2 % of a photo's side are cut off.
         judge_slack=0.13,
         neutral_weight=20.0,
+        # The guide ranks whole photos better than its gradient points: three times the way back.
+        warm_start=True,
     ),
     "pocket-text": replace(_POCKET_GENERATION, guides=("text=1",)),
     "pocket-aesthetic": replace(_POCKET_GENERATION, guides=("aesthetic=1",)),

@@ -23,13 +23,14 @@ from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.hub import find_model
 from doodl.images import Photo, decode_photo, model_view
-from doodl.methods import Slot, Way, adapted, check_method, way_of
-from doodl.objective import Aim, EnhanceProblem
+from doodl.methods import Slot, Start, Way, adapted, check_method, way_of
+from doodl.objective import BUDGET_MARGIN, Aim, EnhanceProblem
 from doodl.optimise import LatentState
 from doodl.protection import view_of_mask
 from doodl.sampling import check_sampler
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
 from doodl.transfer import TransferFit, apply_transfer
+from doodl.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
@@ -219,17 +220,67 @@ class PhotoEditor:
             return begun
         with torch.no_grad():
             bases = self.backbone.decode(trip.x_0[places])
-        for i, base in zip(places, bases.split(1), strict=True):
+        starts = self._warm_starts(
+            [requests[i] for i in places], [arrivals[i].view for i in places], bases
+        )
+        for i, base, start in zip(places, bases.split(1), starts, strict=True):
+            x, y, error = trip.x[i], trip.y[i], trip.errors[i]
+            if start is not None:
+                x, y, error = start.x, start.y, max(error, start.inversion_error)
             begun[i] = Slot(
                 place=arrivals[i].place,
                 request=requests[i],
                 view=arrivals[i].view,
                 base=base,
-                state=_start_or_resume(requests[i], trip.x[i], trip.y[i]),
-                inversion_error=trip.errors[i] if way.inverts else None,
+                state=_start_or_resume(requests[i], x, y),
+                inversion_error=error if way.inverts else None,
                 previews=None if previews is None else previews[:, i],
+                start=start,
             )
         return begun
+
+    @torch.no_grad()
+    def _warm_starts(
+        self, requests: Sequence[EditRequest], views: Sequence[Tensor], bases: Tensor
+    ) -> list[Start | None]:
+        """Return where photos of one frame size start; None: at the photo as it is."""
+        starts: list[Start | None] = [None] * len(requests)
+        choices = [self._choice(*each) for each in zip(requests, views, strict=True)]
+        preferred = [choice.preferred() for choice in choices]
+        places = [i for i, start in enumerate(preferred) if start is not None]
+        if not places:
+            return starts
+        stretched = torch.cat([start for start in preferred if start is not None])
+        way = self._way([requests[i] for i in places], stretched)
+        trip, _ = way.begin(self.backbone.encode(stretched))
+        images = self.backbone.decode(trip.x_0)
+        fit = TransferFit(
+            bases[places],
+            grey=[requests[i].photo.grey for i in places],
+            locality=self.config.transfer_locality,
+        )
+        delivered = apply_transfer(fit.fit(images), torch.cat([views[i] for i in places]))
+        for k, i in enumerate(places):
+            if math.isfinite(trip.errors[k]) and choices[i].is_better(delivered[k : k + 1]):
+                starts[i] = Start(
+                    stretched[k : k + 1], images[k : k + 1], trip.x[k], trip.y[k], trip.errors[k]
+                )
+        return starts
+
+    def _choice(self, request: EditRequest, view: Tensor) -> WarmStart:
+        budget = self.config.max_change
+        if budget is not None and request.strength:
+            # In [-1, 1] units, of the whole change.
+            budget = 2 * BUDGET_MARGIN * budget / request.strength
+        return WarmStart(
+            self.guidance,
+            self.config,
+            request.row,
+            request.aim,
+            view,
+            _protected_views([request.protect], view),
+            budget,
+        )
 
     def together(self, slots: Sequence[Slot]) -> tuple[Way, EnhanceProblem]:
         """Return the method and the objective of photos that share a batch."""
@@ -243,6 +294,9 @@ class PhotoEditor:
             self.config,
             views=views,
             bases=torch.cat([slot.base for slot in slots]),
+            starts=torch.cat(
+                [slot.view if slot.start is None else slot.start.view for slot in slots]
+            ),
             aims=[request.aim for request in requests],
             grey=[request.photo.grey for request in requests],
             rows=[request.row for request in requests],
@@ -264,22 +318,17 @@ class PhotoEditor:
     def finished(self, slot: Slot, image: Tensor) -> EditResult | DoodlError:
         """Return the result of a photo that is done: its error if the image cannot be delivered."""
         try:
-            return self._deliver(slot.request, slot.base, image, slot.state, slot.inversion_error)
+            return self._deliver(slot, image)
         except DoodlError as error:  # its batch has been paid for
             return error
 
-    def _deliver(
-        self,
-        request: EditRequest,
-        base: Tensor,
-        image: Tensor,
-        state: LatentState,
-        inversion_error: float | None,
-    ) -> EditResult:
+    def _deliver(self, slot: Slot, image: Tensor) -> EditResult:
+        request, base, state = slot.request, slot.base, slot.state
         if math.isinf(state.best_value):
             raise OptimisationError("the optimisation left the finite numbers at once.")
         photo = request.photo
-        share = self.pleasing_share(request, base, image) if state.best_iteration else 1.0
+        moved = state.best_iteration > 0 or slot.start is not None
+        share = self.pleasing_share(request, base, image) if moved else 1.0
         delivery = replace(
             request.delivery,
             strength=share * request.strength,
@@ -293,7 +342,9 @@ class PhotoEditor:
         before, after = self.scores(photo), self.scores(delivered)
         fidelity = measure_fidelity(photo, delivered)
         objection = self._objection(request, delivered, before, after)
-        judged = verdict(state, objection, fidelity, self.config.max_change)
+        judged = verdict(
+            state, objection, fidelity, self.config.max_change, warm=slot.start is not None
+        )
         return EditResult(
             encoded=encoded,
             status=judged.status,
@@ -303,7 +354,7 @@ class PhotoEditor:
             judge_after=after[1],
             psnr_db=fidelity.psnr_db,
             ssim=fidelity.ssim,
-            inversion_error=inversion_error,
+            inversion_error=slot.inversion_error,
             num_optim_steps=state.iteration,
             stop_reason=str(state.stop_reason),
             loss_curve=list(state.loss_curve),

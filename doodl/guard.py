@@ -60,17 +60,24 @@ class Verdict:
 
 
 def verdict(
-    state: LatentState, objection: str | None, fidelity: Fidelity, max_change: float | None
+    state: LatentState,
+    objection: str | None,
+    fidelity: Fidelity,
+    max_change: float | None,
+    *,
+    warm: bool = False,
 ) -> Verdict:
     """Return what becomes of an edit that has been scored on its delivered file.
 
     Args:
         objection: what guide, judge or the guides' sum have against it; None: it improved.
         max_change: the budget that `fidelity.change` is held to, None for none.
+        warm: the noise did not start at the photo as it is: the start is a change already.
     """
-    if state.iteration == 0 and state.stop_reason == "good_enough":
+    stayed = state.best_iteration == 0 and not (warm and state.stop_reason != "budget")
+    if stayed and state.iteration == 0 and state.stop_reason == "good_enough":
         return Verdict("skipped")
-    if state.best_iteration == 0:
+    if stayed:
         budget = f" within the budget of {max_change:g}" if state.stop_reason == "budget" else ""
         return Verdict("rejected", f"no iterate was better than the photo as it is{budget}")
     if max_change is not None and fidelity.change > max_change:

@@ -90,6 +90,8 @@ class EnhanceProblem:
         aims, grey, deliveries: one per photo.
         protect: (B, 1, H, W) in [0, 1]: the share of the source that stays; None: nothing must.
         fidelity_weights: (B,), what each photo pays for its mean squared change.
+        starts: (B, 3, H, W) in [-1, 1], the views as the noise started, which that change is
+            measured from (`doodl.warm_start`).
     """
 
     backbone: Backbone
@@ -104,6 +106,7 @@ class EnhanceProblem:
     fit: TransferFit
     fidelity_weights: Tensor
     deliveries: tuple[Delivery, ...]
+    starts: Tensor
     protect: Tensor | None = None
 
     @classmethod
@@ -120,6 +123,7 @@ class EnhanceProblem:
         grey: Sequence[bool],
         rows: Sequence[GuideRow] | None = None,
         deliveries: Sequence[Delivery] | None = None,
+        starts: Tensor | None = None,
         protect: Tensor | None = None,
     ) -> EnhanceProblem:
         """Return the problem with its schedule cut to the config's depth and the fit prepared.
@@ -128,6 +132,7 @@ class EnhanceProblem:
             guidance: loaded guides, or a scorer that is the only one.
             rows: what the guides need to know of each photo; by default its aim alone.
             deliveries: what goes into each file; by default the whole change, carried over.
+            starts: by default the views.
         Raises: ValueError if a row lacks what a guide needs.
         """
         if not isinstance(guidance, Guidance):
@@ -143,6 +148,7 @@ class EnhanceProblem:
         )
         fit = TransferFit(bases, grey=tuple(grey), locality=config.transfer_locality)
         bound = guidance.bind(rows, views)
+        starts = views if starts is None else starts
         return cls(
             backbone,
             predictor,
@@ -154,8 +160,9 @@ class EnhanceProblem:
             tuple(aims),
             tuple(grey),
             fit,
-            _fidelity_weights(config, bound, views, aims),
+            fidelity_weights(config, bound, starts, aims),
             tuple(deliveries),
+            starts,
             protect,
         )
 
@@ -201,17 +208,12 @@ class EnhanceProblem:
             (final + penalty).detach(),
             self._good_enough(final, values),
             self._affordable(images, delivered),
+            (self.starts != self.views).flatten(1).any(1),
         )
 
     def _penalty(self, delivered: Tensor) -> Tensor:
         """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
-        config, change = self.config, delivered - self.views
-        penalty = self.fidelity_weights * change.square().mean((1, 2, 3))
-        if config.neutral_weight:
-            neutral = torch.exp(-chroma(self.views).square().sum(1) / _NEUTRAL_CHROMA**2)
-            tint = chroma(change).square().sum(1)
-            penalty = penalty + config.neutral_weight * (neutral * tint).mean((1, 2))
-        return penalty
+        return change_cost(self.config, self.starts, delivered, self.fidelity_weights)
 
     def keep(self, indices: Sequence[int]) -> EnhanceProblem:
         index = list(indices)
@@ -223,6 +225,7 @@ class EnhanceProblem:
             predictor=predictor,
             guidance=self.guidance.keep(index),
             views=self.views[index],
+            starts=self.starts[index],
             bases=bases,
             aims=tuple(self.aims[i] for i in index),
             grey=grey,
@@ -247,8 +250,24 @@ class EnhanceProblem:
         return upward & (scores[0] >= stop)
 
 
+def change_cost(config: EditConfig, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
+    """Return what changes cost (B,): all of them, and tints on what was neutral.
+
+    Args:
+        before, after: (B, 3, H, W) in [-1, 1].
+        weights: (B,), of the mean squared change; that of tints is the config's.
+    """
+    change = after - before
+    penalty = weights * change.square().mean((1, 2, 3))
+    if config.neutral_weight:
+        neutral = torch.exp(-chroma(before).square().sum(1) / _NEUTRAL_CHROMA**2)
+        tint = chroma(change).square().sum(1)
+        penalty = penalty + config.neutral_weight * (neutral * tint).mean((1, 2))
+    return penalty
+
+
 @torch.no_grad()
-def _fidelity_weights(
+def fidelity_weights(
     config: EditConfig, guidance: BoundGuidance, views: Tensor, aims: Sequence[Aim]
 ) -> Tensor:
     """Return each photo's fidelity weight (B,); without an aesthetic guide all have the same."""

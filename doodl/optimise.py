@@ -27,12 +27,15 @@ class Judgement:
         value: (B,), what iterates are ranked by, lower is better; often the loss without crops.
         good_enough: (B,) bool; True stops the photo with this iterate.
         affordable: (B,) bool; False stops the photo before this iterate; None: all are.
+        changed: (B,) bool; True where the start is a change already, so that min_optim_steps, the
+            updates that even a good photo gets, does not bind it; None: nowhere.
     """
 
     loss: Tensor
     value: Tensor
     good_enough: Tensor
     affordable: Tensor | None = None
+    changed: Tensor | None = None
 
 
 class Problem(Protocol):
@@ -169,6 +172,7 @@ def _record(
     value: float,
     good: bool,
     affordable: bool,
+    changed: bool,
     config: OptimiserConfig,
 ) -> None:
     """Take note of the iterate just rendered: the best so far, and whether to stop here."""
@@ -182,7 +186,7 @@ def _record(
             state.best_value = value
         state.stop_reason = "budget"
         return
-    good = good and state.iteration >= config.min_optim_steps
+    good = good and (changed or state.iteration >= config.min_optim_steps)
     if good or value < state.best_value:
         state.best_value, state.best_iteration = value, state.iteration
         state.best_x, state.best_y = state.x, state.y
@@ -217,18 +221,16 @@ def advance(states: Sequence[LatentState], problem: Problem, config: OptimiserCo
         )
         grad_x, grad_y = shape_gradient(grad_x, grad_y, config)
     # One transfer to the host per iteration, after everything is queued on the device.
-    affordable = judgement.affordable
-    if affordable is None:
-        affordable = torch.ones_like(judgement.good_enough)
+    good = judgement.good_enough
+    affordable = torch.ones_like(good) if judgement.affordable is None else judgement.affordable
+    changed = torch.zeros_like(good) if judgement.changed is None else judgement.changed
     record = torch.stack(
-        [
-            each.detach().to(loss)
-            for each in (loss, judgement.value, judgement.good_enough, affordable)
-        ]
+        [each.detach().to(loss) for each in (loss, judgement.value, good, affordable, changed)]
     )
-    for i, (loss_i, value_i, good_i, affordable_i) in enumerate(record.T.tolist()):
+    for i, (loss_i, value_i, *flags) in enumerate(record.T.tolist()):
         state = states[i]
-        _record(state, loss_i, value_i, bool(good_i), bool(affordable_i), config)
+        good_i, affordable_i, changed_i = map(bool, flags)
+        _record(state, loss_i, value_i, good_i, affordable_i, changed_i, config)
         if state.stop_reason is None:
             update(state, grad_x[i], grad_y[i], config)
 

@@ -83,6 +83,7 @@ MEANINGS: dict[str, str] = {
     "fidelity_weight": "photos: weight of the mean squared change",
     "good_score": "photos: fidelity_weight is divided by the points a photo is below it; none: not",
     "neutral_weight": "photos: weight of the colour that white, grey and black take on",
+    "warm_start": "photos, direction up: start with the levels stretched, if the guide prefers it",
     "stop_score": "photos, direction up: a photo that scores this is good enough; none never",
     "judge_slack": "photos: points the judge may fall where an aesthetic guide rose by more",
     "judge_tolerance": "photos: points the judge may fall where no aesthetic guide acts",

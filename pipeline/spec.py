@@ -52,6 +52,7 @@ _LOADERS = {
 _LATER_VALUES = (
     "guides", "judge_tolerance", "judge_slack", "good_score", "max_change", "transfer_locality",
     "optimiser.min_optim_steps", "sampler.optimise_at", "sampler.kind", "method", "step_guidance",
+    "warm_start",
 )  # fmt: skip
 
 

@@ -79,6 +79,8 @@ ABLATIONS: dict[str, Ablation] = {
         *_each("locality", "locality of the change", "transfer_locality", (0.0, 0.3, 1.0)),
         Ablation("no-fidelity", "loss", "without fidelity", {"fidelity_weight": 0.0},
                  tasks=_PHOTO),
+        Ablation("no-warm-start", "start", "the photo as it is", {"warm_start": False},
+                 tasks=_PHOTO),
         Ablation("no-neutral", "loss", "without the whites", {"neutral_weight": 0.0},
                  tasks=_PHOTO),
         Ablation("unet-zero", "UNet", "predicts no noise", zero_unet=True),

@@ -9,6 +9,7 @@ hybrid         the same by the final image of all steps that follow; only if it 
 pixel          the frame's pixels optimised directly; only if it is named
 zero-unet      the whole sampler, with a UNet that predicts no noise
 edit-belm      the edit by O-BELM instead of EDICT; only if it is named
+levels         the warm start alone, without an update of the noise
 auto-contrast  0.7 auto-contrast + 0.3 input, saturation × 1.2: no model, no guide, no guard
 
 The ablations are methods as well (`evaluation.ablations`), only if they are named.
@@ -182,6 +183,15 @@ def _without_diffusion(name: str) -> RunMethod:
     return run
 
 
+def _levels(
+    editor: PhotoEditor,
+    requests: Sequence[EditRequest],
+    strength: float,  # noqa: ARG001
+) -> list[Edited | DoodlError]:
+    optimiser = replace(editor.config.optimiser, num_optim_steps=0, min_optim_steps=0)
+    return _edit(_with(editor, config=replace(editor.config, optimiser=optimiser)), requests)
+
+
 def _zero_unet(
     editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
 ) -> list[Edited | DoodlError]:
@@ -273,6 +283,10 @@ METHODS: dict[str, Method] = {
             _without_diffusion("pixel"), "learning rate ×", asked_only=True,
         ),
         Method("zero-unet", "the edit with noise_pred = 0", _zero_unet, "learning rate ×"),
+        Method(
+            "levels", "the warm start alone: levels stretched where the guide prefers it",
+            _levels, directions=("up",),
+        ),
         Method(
             "auto-contrast", "0.7 auto-contrast + 0.3 input, saturation × 1.2; no model, no guard",
             _auto_contrast, directions=("up",),

@@ -107,7 +107,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-_LATER_VALUES = ("sampler.kind", "method", "step_guidance")
+_LATER_VALUES = ("sampler.kind", "method", "step_guidance", "warm_start")
 
 
 def recipe_values(config: EditConfig) -> dict[str, Any]:

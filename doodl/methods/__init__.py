@@ -16,11 +16,11 @@ from doodl.config import EditConfig
 from doodl.denoiser import NoisePredictor
 from doodl.methods.endtoend import EndToEnd
 from doodl.methods.identity import adapted
-from doodl.methods.slots import Slot, Way
+from doodl.methods.slots import Slot, Start, Way
 from doodl.methods.stepwise import StepByStep
 from doodl.schedule import Schedule
 
-__all__ = ["EndToEnd", "Slot", "StepByStep", "Way", "adapted", "check_method", "way_of"]
+__all__ = ["EndToEnd", "Slot", "Start", "StepByStep", "Way", "adapted", "check_method", "way_of"]
 
 
 def check_method(backbone: Backbone, config: EditConfig) -> None:

@@ -14,6 +14,22 @@ from doodl.optimise import LatentState
 from doodl.sampling import RoundTrip
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A start that is not the photo itself (`doodl.warm_start`).
+
+    Attributes:
+        view: (1, 3, H, W) in [-1, 1], what was inverted. image: (1, 3, H, W), its noise's decode.
+        x, y: its noise, (C, h, w). inversion_error: of its round trip.
+    """
+
+    view: Tensor
+    image: Tensor
+    x: Tensor
+    y: Tensor
+    inversion_error: float
+
+
 @dataclass(eq=False)
 class Slot:
     """One photo at work.
@@ -24,6 +40,7 @@ class Slot:
         base: (1, 3, H, W), what its change is measured from.
         previews: (K, 3, H, W), what each step promises without guidance; None if nobody asks.
         state: its latents and all that a resumed run needs.
+        start: where its noise started, if not at the photo as it is.
         inversion_error: of its round trip; None for a method that does not invert.
     """
 
@@ -34,6 +51,12 @@ class Slot:
     state: LatentState
     inversion_error: float | None = None
     previews: Tensor | None = None
+    start: Start | None = None
+
+    @property
+    def started(self) -> Tensor:
+        """The image (1, 3, H, W) of the noise as it started."""
+        return self.base if self.start is None else self.start.image
 
 
 class Way(Protocol):

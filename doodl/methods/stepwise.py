@@ -97,22 +97,24 @@ class StepByStep:
     @torch.no_grad()
     def render(self, slots: Sequence[Slot], problem: EnhanceProblem) -> Tensor:
         ends = problem.decode(torch.stack([slot.state.best_x for slot in slots]))
-        # Stopped before the first step, x is noise still; the base is what it leads to.
+        # Stopped before the first step, x is noise still.
         stayed = [slot.state.best_iteration == 0 for slot in slots]
+        started = torch.cat([slot.started for slot in slots])
         return torch.where(
-            torch.tensor(stayed, device=ends.device).view(-1, 1, 1, 1), problem.bases, ends
+            torch.tensor(stayed, device=ends.device).view(-1, 1, 1, 1), started, ends
         )
 
     @torch.no_grad()
     def _judge_start(self, slots: Sequence[Slot], problem: EnhanceProblem) -> None:
         # By copies: the walk then draws its crops as if nobody had looked.
         generators = [_copy(slot.state.generator) for slot in slots]
-        judgement = problem.judge(problem.bases, generators)
+        judgement = problem.judge(torch.cat([slot.started for slot in slots]), generators)
         _note(slots, judgement.loss, judgement.value)
         # As for the edit: a good photo is left as it was only where no updates are a minimum.
         may_stay = not self.config.optimiser.min_optim_steps
         for slot, good in zip(slots, judgement.good_enough.tolist(), strict=True):
-            if good and may_stay and slot.state.stop_reason is None:
+            stays = good and (may_stay or slot.start is not None)
+            if stays and slot.state.stop_reason is None:
                 slot.state.stop_reason = "good_enough"
 
     def _step(self, slots: Sequence[Slot], problem: EnhanceProblem, index: int) -> None:

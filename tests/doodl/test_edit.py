@@ -160,7 +160,8 @@ def test_photo_whose_latents_are_not_finite_fails_alone(editor, monkeypatch):
 
     def encode_with_one_overflow(images):
         latents = encode(images)
-        latents[1, 0, 0, 0] = float("inf")
+        if len(images) == len(requests):  # and not those of a warm start
+            latents[1, 0, 0, 0] = float("inf")
         return latents
 
     monkeypatch.setattr(editor.backbone, "encode", encode_with_one_overflow)

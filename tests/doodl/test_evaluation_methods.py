@@ -1,10 +1,13 @@
 """The rivals on the pocket model itself: each lacks what it says it lacks, and no more."""
 
+import io
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from doodl.config import preset
 from doodl.edit import load_editor
@@ -52,7 +55,7 @@ def edits(editor, requests):
     }
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", [name for name in RIVALS if name != "levels"])
 def test_every_method_changes_the_photo_and_gives_back_a_whole_file(edits, requests, name):
     outcomes, cost = edits[name]
     assert cost.cpu_seconds > 0
@@ -61,6 +64,18 @@ def test_every_method_changes_the_photo_and_gives_back_a_whole_file(edits, reque
         photo = decode_photo(edited.encoded)
         assert photo.pixels.shape == request.photo.pixels.shape
         assert rms_change(photo.pixels, request.photo.pixels) > 1e-3
+
+
+def test_levels_are_the_warm_start_and_no_update_of_it(editor):
+    image = Image.open(files("doodl.samples").joinpath("coffee.jpg")).resize((96, 96))
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(image) // 3 + np.uint8(140)).save(file, "PNG")
+    hazy = decode_photo(file.getvalue())
+    ((edited,), _) = run_method(METHODS["levels"], editor, [make_request(hazy, "up", 5)], 1.0)
+    assert isinstance(edited, Edited)
+    assert (edited.status, edited.num_optim_steps) == ("ok", 0)
+    stretched = decode_photo(edited.encoded).pixels
+    assert stretched.std() > 1.5 * hazy.pixels.std()
 
 
 def test_methods_without_a_unet_call_none_and_the_others_do(edits):

@@ -1,0 +1,121 @@
+"""Where the noise of a photo starts: at the photo, or at the photo with its levels stretched.
+
+A gradient walks a photo back from haze or darkness in small steps, toward what its guide thinks
+good at each of them; the same guide ranks two whole photos better than its gradient points. So it
+is shown a few stretches of the levels, and the noise that is optimised starts as the inversion of
+the one it prefers to the photo, if there is one. Everything else stays: the change is measured
+from the photo's own inversion, and reaches the file as every change does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from doodl.config import EditConfig
+from doodl.guidance.guidance import Guidance, GuideRow
+from doodl.objective import Aim, change_cost, fidelity_weights
+from doodl.transfer.guide import luminance
+
+SHARES = (0.35, 0.7, 1.0)
+"""Shares of a stretch that are laid before the guide."""
+
+_CLIPPED = 0.005
+"""Share of the values that a stretch clips at either end: specks are not what levels go by."""
+
+_SMALLEST_RANGE = 0.2
+"""Of values in [-1, 1]: a flatter photo is not stretched by more than what this range is, ten
+times: what it holds beyond is noise."""
+
+_MARGIN = 0.1
+"""Points by which a stretch must be better: less is no preference, but the score's own noise."""
+
+
+def stretched_levels(view: Tensor, share: float, *, by_channel: bool) -> Tensor:
+    """Return a view with its levels stretched to the full range, mixed with itself.
+
+    Args:
+        view: (1, 3, H, W) in [-1, 1].
+        share: of the stretched view, in [0, 1].
+        by_channel: each colour by its own levels, which also takes a cast out; else all by those
+            of the luminance, which leaves colours their proportions.
+    """
+    values = (view if by_channel else luminance(view)).flatten(2)
+    low, high = (
+        torch.quantile(values, q, dim=2)[..., None, None] for q in (_CLIPPED, 1 - _CLIPPED)
+    )
+    scale = 2 / (high - low).clamp_min(_SMALLEST_RANGE)
+    return torch.lerp(view, ((view - low) * scale - 1).clamp(-1, 1), share)
+
+
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """The choice of where one photo starts.
+
+    Attributes:
+        view: (1, 3, H, W) in [-1, 1], the photo at the model's size.
+        protect: (1, 1, H, W), the share of the photo that stays; None: nothing must.
+        max_change: what the start may spend of the budget, RMS in [-1, 1] units; None: any.
+    """
+
+    guidance: Guidance
+    config: EditConfig
+    row: GuideRow
+    aim: Aim
+    view: Tensor
+    protect: Tensor | None = None
+    max_change: float | None = None
+
+    @torch.no_grad()
+    def preferred(self) -> Tensor | None:
+        """Return the stretched view (1, 3, H, W) to start from; None: the photo as it is."""
+        if not may_start_warm(self.config, self.guidance, self.aim):
+            return None
+        found = [
+            self._kept(stretched_levels(self.view, share, by_channel=by_channel))
+            for by_channel in (False, True)
+            for share in SHARES
+        ]
+        costs = self._costs(torch.cat([self.view, *found])).tolist()
+        best = min(range(len(costs)), key=costs.__getitem__)
+        return found[best - 1] if costs[best] < costs[0] - _MARGIN else None
+
+    @torch.no_grad()
+    def is_better(self, delivered: Tensor) -> bool:
+        """Return whether the start as it would be delivered, (1, 3, H, W), still is preferred.
+
+        Between the stretched view and the file lie the autoencoder and the transfer's fit.
+        """
+        as_is, started = self._costs(torch.cat([self.view, self._kept(delivered)])).tolist()
+        return bool(started < as_is - _MARGIN)
+
+    def _costs(self, images: Tensor) -> Tensor:
+        """Return (K,) what the loop's own loss would say of images, in points of one guide."""
+        bound = self.guidance.bind([self.row] * len(images), self.view.expand_as(images))
+        weights = fidelity_weights(
+            self.config, bound, self.view.expand_as(images), [self.aim] * len(images)
+        )
+        penalty = change_cost(self.config, self.view.expand_as(images), images, weights)
+        # The loop sums the guides' loss of the decoded image and of the delivered one.
+        costs = bound.value(images) + penalty / (2 if self.config.transfer_in_loss else 1)
+        if self.max_change is not None:
+            change = (images.clamp(-1, 1) - self.view).square().mean((1, 2, 3)).sqrt()
+            costs = costs.masked_fill(change > self.max_change, float("inf"))
+        return costs
+
+    def _kept(self, image: Tensor) -> Tensor:
+        if self.protect is None:
+            return image
+        return self.view + (1 - self.protect) * (image - self.view)
+
+
+def may_start_warm(config: EditConfig, guidance: Guidance, aim: Aim) -> bool:
+    """Return whether a photo may start elsewhere than at itself.
+
+    Upward alone, and only where an aesthetic guide acts: levels are no answer to what words, a
+    subject or a class ask for.
+    """
+    aesthetic = any(spec.kind == "aesthetic" for spec in guidance.specs)
+    return config.warm_start and aesthetic and aim.direction == "up"
