@@ -5,6 +5,7 @@ no-smoothing   without the blur of the latent gradient
 full-depth     inverted to pure noise
 autoencoder    the autoencoder's latents optimised directly: no diffusion at all
 one-step       guidance inside each denoising step, from a part-way DDIM inversion
+one-step-20    the same with T = 20, four times the preset's steps; only if it is named
 hybrid         the same by the final image of all steps that follow; only if it is named
 pixel          the frame's pixels optimised directly; only if it is named
 zero-unet      the whole sampler, with a UNet that predicts no noise
@@ -223,13 +224,20 @@ def _belm(
     return _edit(_with(editor, config=config), requests)
 
 
-def _step_by_step(name: str) -> RunMethod:
-    """Return the method of `doodl.methods` that guides each step, its knob the guidance."""
+def _step_by_step(name: str, *, steps: int | None = None) -> RunMethod:
+    """Return the method of `doodl.methods` that guides each step, its knob the guidance.
+
+    Args:
+        steps: T; None leaves it as the preset has it.
+    """
 
     def run(
         editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
     ) -> list[Edited | DoodlError]:
         config = replace(editor.config, method=name, step_guidance=strength)
+        if steps is not None:
+            sampler = replace(config.sampler, num_inference_steps=steps)
+            config = replace(config, sampler=sampler)
         return _edit(_with(editor, config=config), requests)
 
     return run
@@ -273,6 +281,10 @@ METHODS: dict[str, Method] = {
         Method(
             "one-step", "guidance inside each denoising step, from a part-way DDIM inversion",
             _step_by_step("one-step"), "guidance", 32.0,
+        ),
+        Method(
+            "one-step-20", "one-step with T = 20, for it has but one walk to guide",
+            _step_by_step("one-step", steps=20), "guidance", 16.0, asked_only=True,
         ),
         Method(
             "hybrid", "guidance inside each denoising step by the final image, all steps through",
