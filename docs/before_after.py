@@ -17,7 +17,7 @@ def cell(path: Path, label: str) -> Image.Image:
     left, top = (image.width - WIDTH_PX) // 2, (image.height - HEIGHT_PX) // 3
     image = image.crop((left, top, left + WIDTH_PX, top + HEIGHT_PX))
     draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 0, 52, 16), fill="black")
+    draw.rectangle((0, 0, 12 + int(draw.textlength(label)), 16), fill="black")
     draw.text((5, 2), label, fill="white")
     return image
 

@@ -326,7 +326,8 @@ PRESETS: dict[str, EditConfig] = {
         # The standard deviation of the judge's score when 2 % of a photo's side are cut off.
         judge_slack=0.13,
         neutral_weight=20.0,
-        # The guide ranks whole photos better than its gradient points: three times the way back.
+        # The guide ranks whole photos better than its gradient points: with it, plainly damaged
+        # photos come back by 10 dB, without by 2.
         warm_start=True,
     ),
     "pocket-text": replace(_POCKET_GENERATION, guides=("text=1",)),

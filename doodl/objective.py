@@ -160,7 +160,7 @@ class EnhanceProblem:
             tuple(aims),
             tuple(grey),
             fit,
-            fidelity_weights(config, bound, starts, aims),
+            _fidelity_weights(config, bound, starts, aims),
             tuple(deliveries),
             starts,
             protect,
@@ -213,7 +213,13 @@ class EnhanceProblem:
 
     def _penalty(self, delivered: Tensor) -> Tensor:
         """Return what each photo's change costs (B,): all of it, and tints on what was neutral."""
-        return change_cost(self.config, self.starts, delivered, self.fidelity_weights)
+        config, change = self.config, delivered - self.starts
+        penalty = self.fidelity_weights * change.square().mean((1, 2, 3))
+        if config.neutral_weight:
+            neutral = torch.exp(-chroma(self.starts).square().sum(1) / _NEUTRAL_CHROMA**2)
+            tint = chroma(change).square().sum(1)
+            penalty = penalty + config.neutral_weight * (neutral * tint).mean((1, 2))
+        return penalty
 
     def keep(self, indices: Sequence[int]) -> EnhanceProblem:
         index = list(indices)
@@ -250,24 +256,8 @@ class EnhanceProblem:
         return upward & (scores[0] >= stop)
 
 
-def change_cost(config: EditConfig, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
-    """Return what changes cost (B,): all of them, and tints on what was neutral.
-
-    Args:
-        before, after: (B, 3, H, W) in [-1, 1].
-        weights: (B,), of the mean squared change; that of tints is the config's.
-    """
-    change = after - before
-    penalty = weights * change.square().mean((1, 2, 3))
-    if config.neutral_weight:
-        neutral = torch.exp(-chroma(before).square().sum(1) / _NEUTRAL_CHROMA**2)
-        tint = chroma(change).square().sum(1)
-        penalty = penalty + config.neutral_weight * (neutral * tint).mean((1, 2))
-    return penalty
-
-
 @torch.no_grad()
-def fidelity_weights(
+def _fidelity_weights(
     config: EditConfig, guidance: BoundGuidance, views: Tensor, aims: Sequence[Aim]
 ) -> Tensor:
     """Return each photo's fidelity weight (B,); without an aesthetic guide all have the same."""

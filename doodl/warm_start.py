@@ -16,7 +16,7 @@ from torch import Tensor
 
 from doodl.config import EditConfig
 from doodl.guidance.guidance import Guidance, GuideRow
-from doodl.objective import Aim, change_cost, fidelity_weights
+from doodl.objective import Aim
 from doodl.transfer.guide import luminance
 
 SHARES = (0.35, 0.7, 1.0)
@@ -29,8 +29,9 @@ _SMALLEST_RANGE = 0.2
 """Of values in [-1, 1]: a flatter photo is not stretched by more than what this range is, ten
 times: what it holds beyond is noise."""
 
-_MARGIN = 0.1
-"""Points by which a stretch must be better: less is no preference, but the score's own noise."""
+_MARGIN = 0.5
+"""Points by which the guide must prefer a stretch: good photos are left alone. A stretch pays for
+its change by nothing else: it lies on no gradient, so it does not lead the guide astray."""
 
 
 def stretched_levels(view: Tensor, share: float, *, by_channel: bool) -> Tensor:
@@ -78,9 +79,9 @@ class WarmStart:
             for by_channel in (False, True)
             for share in SHARES
         ]
-        costs = self._costs(torch.cat([self.view, *found])).tolist()
-        best = min(range(len(costs)), key=costs.__getitem__)
-        return found[best - 1] if costs[best] < costs[0] - _MARGIN else None
+        losses = self._losses(torch.cat([self.view, *found])).tolist()
+        best = min(range(len(losses)), key=losses.__getitem__)
+        return found[best - 1] if losses[best] < losses[0] - _MARGIN else None
 
     @torch.no_grad()
     def is_better(self, delivered: Tensor) -> bool:
@@ -88,22 +89,17 @@ class WarmStart:
 
         Between the stretched view and the file lie the autoencoder and the transfer's fit.
         """
-        as_is, started = self._costs(torch.cat([self.view, self._kept(delivered)])).tolist()
+        as_is, started = self._losses(torch.cat([self.view, self._kept(delivered)])).tolist()
         return bool(started < as_is - _MARGIN)
 
-    def _costs(self, images: Tensor) -> Tensor:
-        """Return (K,) what the loop's own loss would say of images, in points of one guide."""
+    def _losses(self, images: Tensor) -> Tensor:
+        """Return the guides' loss of images (K,), in points; inf for one beyond the budget."""
         bound = self.guidance.bind([self.row] * len(images), self.view.expand_as(images))
-        weights = fidelity_weights(
-            self.config, bound, self.view.expand_as(images), [self.aim] * len(images)
-        )
-        penalty = change_cost(self.config, self.view.expand_as(images), images, weights)
-        # The loop sums the guides' loss of the decoded image and of the delivered one.
-        costs = bound.value(images) + penalty / (2 if self.config.transfer_in_loss else 1)
+        losses = bound.value(images)
         if self.max_change is not None:
             change = (images.clamp(-1, 1) - self.view).square().mean((1, 2, 3)).sqrt()
-            costs = costs.masked_fill(change > self.max_change, float("inf"))
-        return costs
+            losses = losses.masked_fill(change > self.max_change, float("inf"))
+        return losses
 
     def _kept(self, image: Tensor) -> Tensor:
         if self.protect is None:
