@@ -119,7 +119,7 @@ def test_beside_an_aesthetic_guide_score_judge_and_sum_must_all_improve(
 
 
 def test_good_enough_is_a_matter_of_aesthetic_guides_only(editor):
-    satisfied = replace(SHORT, stop_score=0.1)
+    satisfied = replace(SHORT, stop_score=0.1, warm_start=False)
     one = request(6)
     assert guided_by(editor, "aesthetic=1", config=satisfied).edit([one])[0].status == "skipped"
     other = guided_by(editor, WARMTH, config=satisfied).edit([one])[0]
