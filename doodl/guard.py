@@ -74,7 +74,7 @@ def verdict(
         max_change: the budget that `fidelity.change` is held to, None for none.
         warm: the noise did not start at the photo as it is: the start is a change already.
     """
-    stayed = state.best_iteration == 0 and not (warm and state.stop_reason != "budget")
+    stayed = state.best_iteration == 0 and (not warm or state.stop_reason == "budget")
     if stayed and state.iteration == 0 and state.stop_reason == "good_enough":
         return Verdict("skipped")
     if stayed:

@@ -15,6 +15,7 @@ from doodl.denoiser import NoisePredictor
 from doodl.guidance.aesthetic import check_direction
 from doodl.guidance.guidance import BoundGuidance, Guidance, GuideRow
 from doodl.optimise import Judgement
+from doodl.protection import keep_protected_view
 from doodl.sampling import generate_with_grad
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble
@@ -177,9 +178,7 @@ class EnhanceProblem:
         return self._kept(apply_transfer(self.fit.fit(images), self.views))
 
     def _kept(self, edited: Tensor) -> Tensor:
-        if self.protect is None:
-            return edited
-        return self.views + (1 - self.protect) * (edited - self.views)
+        return keep_protected_view(self.views, edited, self.protect)
 
     def _affordable(self, images: Tensor, delivered: Tensor) -> Tensor | None:
         """Return (B,) whether each photo's change, as it will be delivered, is in the budget."""

@@ -100,6 +100,15 @@ def keep_protected(source: np.ndarray, edited: np.ndarray, mask: np.ndarray) -> 
     return kept
 
 
+def keep_protected_view(view: Tensor, edited: Tensor, protect: Tensor | None) -> Tensor:
+    """Return edited views (B, 3, h, w) with protected places as in view; all edited if None.
+
+    Args:
+        protect: (B, 1, h, w) in [0, 1], the share of view that stays.
+    """
+    return edited if protect is None else view + (1 - protect) * (edited - view)
+
+
 def view_of_mask(mask: np.ndarray, height: int, width: int) -> Tensor:
     """Return the mask at the model's size, (1, 1, height, width) float32 in [0, 1]."""
     small = Image.fromarray(mask).resize((width, height), Image.Resampling.BOX)

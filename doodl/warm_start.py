@@ -17,6 +17,7 @@ from torch import Tensor
 from doodl.config import EditConfig
 from doodl.guidance.guidance import Guidance, GuideRow
 from doodl.objective import Aim
+from doodl.protection import keep_protected_view
 from doodl.transfer.guide import luminance
 
 SHARES = (0.35, 0.7, 1.0)
@@ -102,9 +103,7 @@ class WarmStart:
         return losses
 
     def _kept(self, image: Tensor) -> Tensor:
-        if self.protect is None:
-            return image
-        return self.view + (1 - self.protect) * (image - self.view)
+        return keep_protected_view(self.view, image, self.protect)
 
 
 def may_start_warm(config: EditConfig, guidance: Guidance, aim: Aim) -> bool:
