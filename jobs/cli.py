@@ -174,6 +174,10 @@ Grace = Annotated[
     ),
 ]
 Redo = Annotated[bool, typer.Option("--redo", help="Do everything again, with these options.")]
+Moved = Annotated[
+    bool,
+    typer.Option("--moved", help="The photos are those of before, in a new place: go on there."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Compute rows again that are done.")]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Retry every failed row, hopeless ones too.")
@@ -344,6 +348,7 @@ def enhance(
     breaker: Breaker = 20,
     grace: Grace = 30.0,
     redo: Redo = False,
+    moved: Moved = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
     only_failed: OnlyFailed = False,
@@ -378,7 +383,8 @@ def enhance(
         max_attempts=max_attempts, breaker=breaker, grace_seconds=grace,
     )  # fmt: skip
     choice = {
-        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "redo": redo, "moved": moved, "force": force,
+        "retry_failed": retry_failed, "only_failed": only_failed,
         "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours,
         "if_running": if_running,
     }  # fmt: skip
@@ -566,6 +572,7 @@ def invert(
     breaker: Breaker = 20,
     grace: Grace = 30.0,
     redo: Redo = False,
+    moved: Moved = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
     only_failed: OnlyFailed = False,
@@ -595,7 +602,8 @@ def invert(
         grace_seconds=grace,
     )  # fmt: skip
     choice = {
-        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "redo": redo, "moved": moved, "force": force,
+        "retry_failed": retry_failed, "only_failed": only_failed,
         "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours, "if_running": if_running,
     }  # fmt: skip
     code = run_invert(
@@ -627,6 +635,7 @@ def plan(
     protect: Protect = None,
     protect_with: ProtectWith = None,
     redo: Redo = False,
+    moved: Moved = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
     only_failed: OnlyFailed = False,
@@ -669,7 +678,8 @@ def plan(
         **guard_options(max_change, protect, protect_with),
     )  # fmt: skip
     choice = {
-        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "redo": redo, "moved": moved, "force": force,
+        "retry_failed": retry_failed, "only_failed": only_failed,
         "since": since, "limit": limit,
     }  # fmt: skip
     raise typer.Exit(
@@ -691,6 +701,7 @@ def run(
     runtime_env: RuntimeEnv = None,
     detach: Detach = False,
     redo: Redo = False,
+    moved: Moved = False,
     force: Force = False,
     retry_failed: RetryFailed = False,
     only_failed: OnlyFailed = False,
@@ -712,7 +723,8 @@ def run(
     from jobs.submit import Where
 
     choice = {
-        "redo": redo, "force": force, "retry_failed": retry_failed, "only_failed": only_failed,
+        "redo": redo, "moved": moved, "force": force,
+        "retry_failed": retry_failed, "only_failed": only_failed,
         "only_classes": tuple(classes or ()), "only_rows": None if rows is None else tuple(rows),
         "since": since, "limit": limit, "max_gpu_hours": max_gpu_hours,
         "if_running": if_running,

@@ -13,7 +13,7 @@ from jobs.submit import Place, Where, find_place, submit_run
 from manifests.commits import OutputFolder
 from manifests.paths import local_path
 from pipeline.models import resolve_device, resolve_model
-from pipeline.plan import RunChoice, refuse_conflict
+from pipeline.plan import RunChoice, refuse_folder
 from pipeline.run import RunSummary, run_job
 from pipeline.shared import MissingPathError, check_shared, in_ray_job, shared_paths
 from pipeline.spec import JobSpec, default_out, make_spec
@@ -86,8 +86,7 @@ def check_enhance(
     """Build the job as a run would, compute nothing, and return an exit code."""
     check_target(on_finish)
     spec, _ = build_spec(photos, out, options)
-    if not build_choice(choice).redo:
-        refuse_conflict(OutputFolder(spec.out).read_job(), spec)
+    refuse_folder(OutputFolder(spec.out), spec, build_choice(choice))
     return exits.OK
 
 

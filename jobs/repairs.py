@@ -11,9 +11,9 @@ from typing import Any
 from jobs import console, exits
 from jobs.enhance import build_choice, run_spec
 from jobs.submit import Where, find_place
+from manifests.claims import claim_folder
 from manifests.commits import OutputFolder
 from manifests.errors import ManifestError
-from manifests.job import JOB_FILE
 from manifests.paths import edited_relpath
 from manifests.storage import LocalStorage
 from pipeline.repair import repair_output
@@ -23,6 +23,7 @@ from pipeline.stages import describe, writing_output
 from pipeline.verify import KINDS, Verdict, verify_output
 
 SPEC_FILE = "_state/spec.json"
+REPLAY_FILE = "_replay.json"
 _NAMED = 50
 
 
@@ -134,9 +135,10 @@ def replay_rows(
     out: Path | str, rows: Sequence[str], to: Path | None, device: str | None, *, as_json: bool
 ) -> int:
     """Make rows again, print how far they differ, and return 0 if no pixel does, 3 otherwise."""
-    if to is not None and (to / JOB_FILE).exists():
-        raise exits.UsageError(f"{to} is a job's output; choose another folder with --to.")
     replayer = Replayer(str(out), device=device)
+    if to is not None:
+        with writing_output():
+            claim_folder(to, REPLAY_FILE, {"from": str(out)}, "--to")
     told: list[dict[str, Any]] = []
     same = True
     for row_id in rows:

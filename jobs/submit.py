@@ -22,7 +22,7 @@ from manifests.submissions import (
     submission_name,
     write_submission,
 )
-from pipeline.plan import RunChoice, refuse_conflict
+from pipeline.plan import RunChoice, refuse_folder
 from pipeline.preflight import Cluster, ClusterError, find_cluster
 from pipeline.shared import in_ray_job, shared_paths
 from pipeline.shipping import CODE, read_runtime_env
@@ -120,10 +120,7 @@ def submit_run(
     with exits.usage_errors():
         user_env = {} if where.runtime_env is None else read_runtime_env(where.runtime_env)
     folder = OutputFolder(spec.out)
-    folder.refuse_foreign()
-    recorded = folder.read_job()
-    if recorded is not None and not choice.redo:
-        refuse_conflict(recorded, spec)
+    refuse_folder(folder, spec, choice)
     server = JobServer(place.cluster)
     name = submission_name(spec.out, params_fingerprint(spec.params()))
     submitting = _Submitting(server, folder, spec, choice, place, where.code, user_env, report)
@@ -208,7 +205,7 @@ class _Submitting:
 def run_arguments(choice: RunChoice, *, report: bool) -> list[str]:
     """Return the options of `doodl-batch run` that say the same as the choice."""
     flags = {
-        "--redo": choice.redo, "--force": choice.force,
+        "--redo": choice.redo, "--moved": choice.moved, "--force": choice.force,
         "--retry-failed": choice.retry_failed, "--only-failed": choice.only_failed,
         "--no-report": not report,
     }  # fmt: skip

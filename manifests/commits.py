@@ -22,8 +22,10 @@ from manifests.checkpoints import Checkpoints
 from manifests.committed import committed_rows, read_photo
 from manifests.compaction import PART_BYTES, RecoveryReport
 from manifests.errors import CommitError
+from manifests.job import MANIFEST_FILE
 from manifests.ledger import Ledger, read_ledger
 from manifests.locks import IfRunning, driver_lock
+from manifests.originals import refuse_links, refuse_original, refuse_overlap
 from manifests.overwrites import keep_overwritten, restore_overwritten
 from manifests.parts import read_part
 from manifests.paths import FILE_FOLDERS, is_safe_relpath
@@ -33,7 +35,6 @@ from manifests.secret_columns import without_secrets
 from manifests.staging import STAGING, encode_staged, staged_name
 from manifests.storage import ArrowStorage, LocalStorage, Storage, open_storage
 
-MANIFEST_FILE = "_manifest.parquet"
 EDITED = "edited"
 UNGUIDED = "unguided"
 LATENTS = "latents"
@@ -83,6 +84,7 @@ class OutputFolder:
         job: Mapping[str, Any],
         *,
         redo: bool = False,
+        moved: bool = False,
         extras: pa.Schema | None = None,
     ) -> dict[str, Any]:
         """Make this folder `job`'s, or check that it is; call it once a run, under `lock`.
@@ -92,12 +94,13 @@ class OutputFolder:
                 are recorded as they are. `params` holds all that changes the result.
             redo: accept other params, and take no row committed before as done. Interrupted, it
                 goes on where it was, with or without `redo`, until `close_redo`.
+            moved: the photos are those of before, in another place.
             extras: the manifest's extra columns (`schemas.extra_schema` of the input table).
         Returns: the job as recorded, with this run's `epoch`.
-        Raises: JobConflictError if the folder belongs to another job, ManifestError if an extra
-            column has changed its type beyond a widening.
+        Raises: JobConflictError if the folder belongs to another job or to other photos,
+            ManifestError if an extra column has changed its type beyond a widening.
         """
-        self._job = jobs.open_job(self.storage, job, redo=redo, extras=extras)
+        self._job = jobs.open_job(self.storage, job, redo=redo, moved=moved, extras=extras)
         self._extras = jobs.read_extras(self.storage)
         return self._job
 
@@ -108,8 +111,16 @@ class OutputFolder:
         """
         self._job = dict(job)
 
-    def refuse_foreign(self) -> None:
-        """Raise JobConflictError if the folder holds another's files, before a lock is put in."""
+    def refuse_foreign(self, inputs: Iterable[str] = ()) -> None:
+        """Refuse a folder that is not this job's alone, before anything is put in.
+
+        Args:
+            inputs: folders and files that the job reads.
+        Raises: JobConflictError if it holds another's files, OriginalError if a link leads out of
+            it or inputs lie in it.
+        """
+        refuse_links(self.uri)
+        refuse_overlap(self.uri, inputs)
         if self.read_job() is None:
             jobs.refuse_foreign_folder(self.storage)
 
@@ -141,7 +152,7 @@ class OutputFolder:
         Raises: OutputLockedError if another driver is.
         """
         if isinstance(self.storage, LocalStorage):
-            path = self.storage.local("_state/driver.lock")
+            path = self.storage.target("_state/driver.lock", in_place=True)
             held = driver_lock(path, if_running=if_running, timeout_seconds=timeout_seconds)
         else:
             held = self._leased(if_running, timeout_seconds)
@@ -172,22 +183,24 @@ class OutputFolder:
 
     # The worker's side
 
-    def write_edited(self, relpath: str, data: bytes) -> str:
+    def write_edited(self, relpath: str, data: bytes, source: str | None = None) -> str:
         """Put a delivered photo in place, and return its URI relative to the folder.
 
         Args:
-            relpath: from `paths.edited_relpath`.
-        Raises: CommitError if relpath leaves `edited/`; OSError as the storage does.
+            relpath: from `paths.edited_relpath`. source: address of the photo it is made of.
+        Raises: CommitError if relpath leaves `edited/`; OriginalError if the source is what would
+            be written; OSError as the storage does.
         """
-        return self.write_file(EDITED, relpath, data)
+        return self.write_file(EDITED, relpath, data, source)
 
-    def write_file(self, folder: str, relpath: str, data: bytes) -> str:
+    def write_file(self, folder: str, relpath: str, data: bytes, source: str | None = None) -> str:
         """Put a file of a row in place, as `write_edited`, in one of FILE_FOLDERS."""
         if not is_safe_relpath(relpath) or f"{folder}/" not in FILE_FOLDERS:
             raise CommitError(
                 f"relpath (={relpath!r}) leaves {folder}/; take it from edited_relpath()."
             )
         uri = f"{folder}/{relpath}"
+        refuse_original(self.edited_path(uri), source)
         keep_overwritten(self.storage, uri, self._epochs()[0])
         self.storage.write(uri, data)
         return uri

@@ -23,6 +23,14 @@ class JobConflictError(ManifestError):
         self.differences = dict(differences or {})
 
 
+class OriginalError(ManifestError):
+    """What would be written could be somebody's original: nothing is, and the place is named."""
+
+
+class LinkedOutputError(OriginalError):
+    """A link leads out of the output folder."""
+
+
 class OutputLockedError(ManifestError):
     """Another driver runs on this output folder.
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import JobConflictError, ManifestError, OutputCorruptError
 from manifests.identity import params_fingerprint
-from manifests.parts import conform
+from manifests.parts import conform, read_part
+from manifests.paths import TABLE_SUFFIXES, local_path
 from manifests.schemas import current_name
+from manifests.secret_columns import without_secrets
+from manifests.secrets import scrub_uri
 from manifests.storage import Storage
 
 JOB_FILE = "_job.json"
+MANIFEST_FILE = "_manifest.parquet"
 EXTRAS_FILE = "_state/extra_columns.arrow"
 PARAMS_FOLDER = "_state/params"
 SCHEMA_VERSION = 3
@@ -31,11 +39,19 @@ VERSION_PARAMS = frozenset(
 They are part of the fingerprint all the same, so a row says what it was made with.
 """
 
-# What an output folder that has no _job.json yet may hold: the start of one of ours.
-_OURS = frozenset(
-    {"_state", "_manifest.parquet", "edited", "unguided", "latents", "results", "images", "report"}
+# What file systems and desktops leave in any folder.
+_ANYWHERE = frozenset(
+    {
+        "Thumbs.db",
+        "desktop.ini",
+        "@eaDir",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+    }
 )
 _PENDING = b"doodl_pending"
+_WAY_OUT = "choose another --out, or say --moved if it is the same collection in a new place."
 
 
 def read_job(storage: Storage) -> dict[str, Any] | None:
@@ -92,6 +108,7 @@ def open_job(
     job: Mapping[str, Any],
     *,
     redo: bool = False,
+    moved: bool = False,
     extras: pa.Schema | None = None,
 ) -> dict[str, Any]:
     """Record `job` as the folder's, or check that it continues the folder's; return the record.
@@ -105,6 +122,8 @@ def open_job(
         refuse_foreign_folder(storage)
         record = {**wanted, "epoch": 1, "redo": {"epoch": 0, "open": False}}
     else:
+        if not moved:
+            refuse_other_photos(storage.uri, recorded, wanted)
         record = _continued(storage, recorded, wanted, redo)
     fingerprint = record["params_fingerprint"]
     params_path = f"{PARAMS_FOLDER}/{fingerprint}.json"
@@ -160,15 +179,77 @@ def _continued(
     return {**recorded, **wanted, "created_at": created, "epoch": epoch, "redo": last}
 
 
+def refuse_other_photos(uri: str, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise JobConflictError if a folder's results are those of another folder of photos.
+
+    Two manifests may take turns: their rows say which photos they mean (`refuse_other_rows`).
+    """
+    was, now = recorded.get("photos"), wanted.get("photos")
+    if not was or not now or _same_place(was, now) or (_is_table(was) and _is_table(now)):
+        return
+    raise JobConflictError(
+        f"{uri} holds the results of {scrub_uri(was)}, not of {scrub_uri(now)}; {_WAY_OUT}",
+        {"photos": (was, now)},
+    )
+
+
+def refuse_other_rows(storage: Storage, table: pa.Table) -> None:
+    """Raise JobConflictError if rows of these names were other photos, in another place.
+
+    Args:
+        table: row_id, image_uri and image_hash of a manifest that is not the last run's.
+    """
+    names = ["row_id", "image_uri", "image_hash"]
+    if not storage.exists(MANIFEST_FILE):
+        return
+    earlier = read_part(storage, MANIFEST_FILE, names)
+    table = without_secrets(table.select(names))
+    at = pc.index_in(table["row_id"], value_set=earlier["row_id"].combine_chunks())
+    was = earlier.take(at)
+    moved, changed = (pc.not_equal(was[name], table[name]) for name in names[1:])
+    other = pc.fill_null(pc.and_(moved, changed), False)
+    if pc.any(other).as_py():
+        row = pc.index(other, True).as_py()
+        old, new = was["image_uri"][row].as_py(), table["image_uri"][row].as_py()
+        raise JobConflictError(
+            f"{storage.uri} holds the result of {old} as {table['row_id'][row].as_py()!r}, "
+            f"which is now {new}; {_WAY_OUT}"
+        )
+
+
+def _same_place(first: str, second: str) -> bool:
+    paths = local_path(first), local_path(second)
+    if None in paths:
+        return first.rstrip("/") == second.rstrip("/")
+    a, b = (os.path.realpath(str(path)) for path in paths)
+    if a == b:
+        return True
+    with suppress(OSError):
+        return os.path.samefile(a, b)  # noqa: PTH121
+    return False
+
+
+def _is_table(place: str) -> bool:
+    return PurePosixPath(place).suffix.lower() in TABLE_SUFFIXES
+
+
 def refuse_foreign_folder(storage: Storage) -> None:
-    """Raise JobConflictError if a folder without a job holds files that are not ours."""
-    names = [e.name for e in storage.files("")] + storage.folders("")
-    foreign = [n for n in names if n not in _OURS and not n.startswith(".")]
+    """Raise JobConflictError if a folder without a job holds anything but the start of one.
+
+    `_job.json` is written before any photo: without it a folder `edited` is somebody's own.
+    """
+    names = [e.name for e in storage.files("")]
+    names += [n for n in storage.folders("") if n != "_state" and not _is_empty(storage, n)]
+    foreign = [n for n in names if n not in _ANYWHERE and not n.startswith(".")]
     if foreign:
         raise JobConflictError(
             f"{storage.uri} holds other files ({foreign[0]!r}) and no {JOB_FILE}; "
             "choose a new or empty folder with --out."
         )
+
+
+def _is_empty(storage: Storage, folder: str) -> bool:
+    return not storage.files(folder) and not storage.folders(folder)
 
 
 def _json(value: Any) -> bytes:

@@ -13,6 +13,9 @@ PHOTO_SUFFIXES = frozenset(
 )
 """What a photo's file name ends in, compared in lower case."""
 
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+"""What a manifest's file name ends in."""
+
 FILE_FOLDERS = ("edited/", "unguided/", "latents/")
 """Where the files that result rows name lie in an output folder."""
 

@@ -20,6 +20,7 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
+from manifests.originals import unlinked
 from manifests.paths import has_scheme, is_safe_relpath, local_path
 from manifests.remote import filesystem_of
 
@@ -104,6 +105,15 @@ class LocalStorage:
         """Return the file's own path."""
         return self.root / _checked(path)
 
+    def target(self, path: str, *, in_place: bool = False) -> Path:
+        """Return the path of a file to be written, moved or removed.
+
+        Args:
+            in_place: it is opened as it is, to append or to lock, and not replaced.
+        Raises: LinkedOutputError if a link would lead the write elsewhere.
+        """
+        return unlinked(self.root, self.local(path), whole=in_place)
+
     def read(self, path: str) -> bytes:
         return self.local(path).read_bytes()
 
@@ -114,8 +124,8 @@ class LocalStorage:
         self.write_stream(path, lambda file: _write_all(file, data))
 
     def write_stream(self, path: str, fill: Callable[[BinaryIO], None]) -> None:
-        target = self.local(path)
-        temporary = self.root / TEMP_FOLDER / f"{uuid.uuid4().hex}.tmp"
+        target = self.target(path)
+        temporary = self.target(f"{TEMP_FOLDER}/{uuid.uuid4().hex}.tmp")
         self._make_folder(temporary.parent)
         self._make_folder(target.parent)
         try:
@@ -154,10 +164,10 @@ class LocalStorage:
 
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
-            self._unlink(self.local(path))
+            self._unlink(self.target(path))
 
     def link(self, path: str, other: str) -> None:
-        target = self.local(other)
+        target = self.target(other)
         if target.exists():
             return
         self._make_folder(target.parent)
@@ -170,9 +180,9 @@ class LocalStorage:
         self._sync_folder(target.parent)
 
     def move(self, path: str, other: str) -> None:
-        target = self.local(other)
+        target = self.target(other)
         self._make_folder(target.parent)
-        self._rename(self.local(path), target)
+        self._rename(self.target(path), target)
         self.delete(path)  # POSIX: to rename one of two links onto the other does nothing
         self._sync_folder(target.parent)
 

@@ -86,12 +86,15 @@ def _copy(folder: OutputFolder, source: ResultRow, item: WorkItem, spec: JobSpec
         uri = None
         if data is not None and source.edited_uri is not None and spec.keep_files:
             suffix = PurePosixPath(source.edited_uri).suffix
-            uri = folder.write_edited(relpath_of(item.row_id, suffix, spec), data)
+            uri = folder.write_edited(
+                relpath_of(item.row_id, suffix, spec), data, item.row.image_uri
+            )
         uris: dict[str, Any] = {
             column: folder.write_file(
                 column.removesuffix("_uri"),
                 relpath_of(item.row_id, PurePosixPath(str(getattr(source, column))).suffix, spec),
                 other,
+                item.row.image_uri,
             )
             for column, other in others.items()
         }

@@ -33,6 +33,7 @@ from doodl.evaluation.store import write_whole
 from doodl.evaluation.work import EvaluationSpec
 from doodl.guidance.networks import load_classifier
 from doodl.guidance.spec import parse_guides
+from manifests.claims import claim_folder
 from manifests.errors import ManifestError
 from manifests.inline import read_input
 from manifests.rows import manifest_rows
@@ -41,6 +42,7 @@ from pipeline.spec import make_spec
 
 __all__ = [
     "SampleSpec",
+    "claim_evaluation",
     "evaluate_enhance",
     "evaluate_guided",
     "evaluate_samplers",
@@ -52,9 +54,18 @@ __all__ = [
     "write_rows",
 ]
 
+MARK = "_evaluation.json"
+"""The file that marks a folder as an evaluation's, from its start on."""
+
+_OLDER_MARKS = ("_work", "evaluation.json", "samples.json")
 _TEXT = ("photo", "label", "set", "type", "method", "direction", "status", "stop_reason", "error",
          "recipe", "case")  # fmt: skip
 _WHOLE = ("num_optim_steps", "width_px", "height_px")
+
+
+def claim_evaluation(out: Path) -> None:
+    """Mark a folder as an evaluation's. Raises: OriginalError if it holds anything else."""
+    claim_folder(out, MARK, {}, "--out", older_marks=_OLDER_MARKS)
 
 
 def read_sources(photos: Sequence[Path], out: Path) -> list[Source]:
@@ -99,7 +110,7 @@ def evaluate_enhance(
     Raises: ManifestError, ModelError, DoodlError.
     """
     sources = read_sources(photos, out)
-    out.mkdir(parents=True, exist_ok=True)
+    claim_evaluation(out)
     evaluation = run_evaluation(sources, spec, out, observer, workers=workers, redo=redo)
     written = write_evaluation(evaluation, out, command)
     write_rows(evaluation.rows, out / "rows.parquet")
@@ -118,8 +129,9 @@ def evaluate_samples(
 
     Raises: ManifestError, ModelError, DoodlError.
     """
-    report = run_samples(read_sources(photos, out), spec, message)
-    out.mkdir(parents=True, exist_ok=True)
+    sources = read_sources(photos, out)
+    claim_evaluation(out)
+    report = run_samples(sources, spec, message)
     return report, write_samples(report, out, command)
 
 
@@ -142,8 +154,9 @@ def evaluate_samplers(
 
     Raises: ManifestError, ModelError, DoodlError.
     """
-    report = run_samplers(read_sources(photos, out), spec, message)
-    out.mkdir(parents=True, exist_ok=True)
+    sources = read_sources(photos, out)
+    claim_evaluation(out)
+    report = run_samplers(sources, spec, message)
     sheets = write_samplers(report, out, command)
     write_guided_rows(report.rows, out / "rows.parquet")
     return report, sheets
@@ -243,7 +256,7 @@ def evaluate_guided(
     Raises: ManifestError, ModelError, DoodlError.
     """
     sources = read_sources(photos, out) if photos and spec.task == "classes" else []
-    out.mkdir(parents=True, exist_ok=True)
+    claim_evaluation(out)
     evaluation = run_guided(spec, out, observer, workers=workers, redo=redo)
     written = write_guided(evaluation, out, command, sources)
     write_guided_rows(evaluation.rows, written.rows_path)

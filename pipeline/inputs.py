@@ -11,12 +11,10 @@ import pyarrow.compute as pc
 from manifests.commits import LATENTS
 from manifests.errors import ManifestError
 from manifests.job import JOB_FILE
-from manifests.paths import has_scheme, local_path
+from manifests.paths import TABLE_SUFFIXES, has_scheme, local_path
 from manifests.reader import INVALID_ROW, read_manifest, scan_photos
 from manifests.scan_remote import scan_remote
 from pipeline.spec import DIRECTIONS, FROM_PROMPTS, LATENTS_SUFFIX, JobSpec
-
-MANIFEST_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 
 
 def load_rows(spec: JobSpec) -> pa.Table:
@@ -62,7 +60,7 @@ def load_input(photos: str) -> pa.Table:
     Raises: ManifestError if the path is neither a folder nor a manifest.
     """
     if has_scheme(photos) and local_path(photos) is None:
-        if PurePosixPath(photos).suffix.lower() in MANIFEST_SUFFIXES:
+        if PurePosixPath(photos).suffix.lower() in TABLE_SUFFIXES:
             return check_options(read_manifest(photos))
         return scan_remote(photos)
     path = Path(photos)

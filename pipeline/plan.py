@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from manifests.commits import OutputFolder
 from manifests.errors import JobConflictError
 from manifests.hashes import hash_inputs
 from manifests.identity import params_fingerprint
-from manifests.job import differences
+from manifests.job import differences, refuse_other_photos, refuse_other_rows
+from manifests.originals import input_folders
 from manifests.plan import Plan, PlanOptions, plan_rows
 from manifests.rows import manifest_rows
 from pipeline.inputs import load_rows
@@ -34,6 +36,7 @@ class RunChoice:
 
     Attributes:
         redo: do everything again under this run's options.
+        moved: the photos are those of before in another place, though the folder has another name.
         force: compute selected rows again though they are done.
         retry_failed: retry every failed row, not only those that may go better next time.
         only_failed: take up failed rows and no others.
@@ -47,6 +50,7 @@ class RunChoice:
     """
 
     redo: bool = False
+    moved: bool = False
     force: bool = False
     retry_failed: bool = False
     only_failed: bool = False
@@ -134,25 +138,51 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
 
     Raises: JobConflictError if the folder belongs to a job with other options.
     """
-    folder = OutputFolder(spec.out)
-    recorded = folder.read_job()
+    folder, inputs = OutputFolder(spec.out), load_rows(spec)
+    recorded = refuse_folder(folder, spec, choice, inputs)
     done = folder.done() if recorded is not None else _nothing_done()
-    if recorded is not None:
-        changed = differences(recorded, job_record(spec))
-        if choice.redo:
-            # An interrupted redo of the same options goes on; any other begins anew.
-            going_on = recorded.get("redo", {}).get("open") and not changed
-            done = done if going_on else done.slice(0, 0)
-        else:
-            refuse_conflict(recorded, spec)
-    storage = folder.storage if recorded is not None else None
-    inputs = hash_inputs(load_rows(spec), storage)
+    if recorded is not None and choice.redo:
+        # An interrupted redo of the same options goes on; any other begins anew.
+        going_on = recorded.get("redo", {}).get("open")
+        if not going_on or differences(recorded, job_record(spec)):
+            done = done.slice(0, 0)
+    inputs = hash_inputs(inputs, folder.storage if recorded is not None else None)
+    if recorded is not None and is_elsewhere(recorded, spec, choice):
+        refuse_other_rows(folder.storage, inputs)
     return _planned(spec, choice, inputs, done)
 
 
-def refuse_conflict(recorded: Mapping[str, Any] | None, spec: JobSpec) -> None:
+def refuse_folder(
+    folder: OutputFolder, spec: JobSpec, choice: RunChoice, inputs: pa.Table | None = None
+) -> dict[str, Any] | None:
+    """Raise what keeps a job from its output folder, before anything is put in it.
+
+    Args:
+        inputs: the job's rows, where they are known yet.
+    Returns: the folder's job, None if it has none.
+    Raises: OriginalError if what the job reads lies in the folder; JobConflictError if the folder
+        is another job's, or holds files that are no job's.
+    """
+    places = [place for place in (spec.photos, spec.protect, *spec.subjects) if place]
+    if Path(spec.model).is_absolute():
+        places.append(spec.model)
+    folder.refuse_foreign(places if inputs is None else [*places, *input_folders(inputs)])
+    recorded = folder.read_job()
+    if recorded is not None and not choice.moved:
+        refuse_other_photos(spec.out, recorded, job_record(spec))
+    if recorded is not None and not choice.redo:
+        refuse_conflict(recorded, spec)
+    return recorded
+
+
+def is_elsewhere(recorded: Mapping[str, Any], spec: JobSpec, choice: RunChoice) -> bool:
+    """Return whether the rows come from another place than the last run's, as far as is known."""
+    return not choice.moved and recorded.get("photos") != spec.photos
+
+
+def refuse_conflict(recorded: Mapping[str, Any], spec: JobSpec) -> None:
     """Raise JobConflictError if a folder's recorded job has other options than the spec."""
-    changed = {} if recorded is None else differences(recorded, job_record(spec))
+    changed = differences(recorded, job_record(spec))
     if changed:
         named = ", ".join(f"{name}: {old!r} → {new!r}" for name, (old, new) in changed.items())
         raise JobConflictError(

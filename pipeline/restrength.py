@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from manifests.changes import Changes
-from manifests.inline import is_inline, read_input
-from manifests.paths import edited_relpath, local_path
+from manifests.claims import claim_folder
+from manifests.inline import read_input
+from manifests.originals import refuse_original
+from manifests.paths import edited_relpath
 from manifests.storage import TEMP_FOLDER, LocalStorage
 from pipeline.beside import keep_mtime
 from pipeline.collection import OutputView
@@ -35,7 +36,7 @@ class Restrengthened:
 
 
 class RestrengthError(PipelineError):
-    """The folder to write to is not one for this."""
+    """An edit cannot be made at another strength."""
 
     exit_code = 2
 
@@ -61,7 +62,7 @@ def restrength_edits(
 
     Args:
         out: the output folder. to: the folder to write to: new, empty, or written by this.
-    Raises: ManifestError if `out` is no output folder; RestrengthError if `to` holds other files;
+    Raises: ManifestError if `out` is no output folder; OriginalError if `to` holds other files;
         ValueError for a strength or detail outside [0, 1]; DiskFullError, OutputUnwritableError.
     """
     from doodl.delivery import Delivery
@@ -70,7 +71,8 @@ def restrength_edits(
     view = OutputView(out)
     target = LocalStorage(to)
     record = {"from": str(Path(out).absolute()), "strength": strength, "detail": detail}
-    _claim(target, record)
+    with writing_output():
+        claim_folder(target.root, RECORD_FILE, record, "--out")
     changes = Changes(view.folder.storage)
     params: dict[str, dict[str, Any]] = {}
     for row in view.results(_COLUMNS).to_pylist():
@@ -81,7 +83,7 @@ def restrength_edits(
             params[fingerprint] = view.folder.read_params(fingerprint)["params"]
         try:
             relpath, data, psnr = _remade(row, params[fingerprint], changes, strength, detail)
-            _refuse_original(target.local(relpath), row["image_uri"])
+            refuse_original(str(target.local(relpath)), row["image_uri"])
         except Exception as error:  # the row boundary
             yield Restrengthened(row["row_id"], error=describe(error)[1])
             continue
@@ -124,21 +126,3 @@ def _remade(
     delivered = decode_photo(data, max_pixels=max_pixels)
     relpath = edited_relpath(row["row_id"], SUFFIXES[photo.format])
     return relpath, data, psnr_db(photo.pixels, delivered.pixels)
-
-
-def _claim(target: LocalStorage, record: dict[str, Any]) -> None:
-    """Mark the folder as written by this. Raises: RestrengthError if it holds anything else."""
-    root = target.root
-    if root.exists() and not root.is_dir():
-        raise RestrengthError(f"{root} is a file; choose a folder with --out.")
-    if root.is_dir() and any(root.iterdir()) and not (root / RECORD_FILE).is_file():
-        raise RestrengthError(f"{root} holds other files; choose a new or empty folder with --out.")
-    with writing_output():
-        target.write(RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def _refuse_original(path: Path, image_uri: str) -> None:
-    """Raise RestrengthError if the path is the original's own: originals are never written."""
-    source = None if is_inline(image_uri) else local_path(image_uri)
-    if source is not None and path.exists() and path.samefile(source):
-        raise RestrengthError("the original lies where the edit would go; choose another --out.")

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.commits import OutputFolder
+from manifests.hashes import hash_inputs
 from manifests.identity import params_fingerprint
+from manifests.job import refuse_other_rows
 from manifests.ledger import Ledger
 from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
@@ -33,7 +35,14 @@ from pipeline.inputs import load_rows
 from pipeline.models import resolve_device
 from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
-from pipeline.plan import RunChoice, job_record, make_plan, work_items
+from pipeline.plan import (
+    RunChoice,
+    is_elsewhere,
+    job_record,
+    make_plan,
+    refuse_folder,
+    work_items,
+)
 from pipeline.pools import InlinePool, Pool
 from pipeline.recording import Recording
 from pipeline.signals import StopRequest
@@ -85,7 +94,7 @@ def run_job(
     choice, observer = choice or RunChoice(), observer or Silent()
     inputs = load_rows(spec)
     folder = OutputFolder(spec.out)
-    folder.refuse_foreign()
+    refuse_folder(folder, spec, choice, inputs)
     with writing_output(), folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]
         return _Run(spec, choice, observer, folder).run(inputs)
 
@@ -133,7 +142,12 @@ class _Run:
     def _open(self, inputs: pa.Table) -> tuple[Plan, dict[str, Any]]:
         spec, folder = self.spec, self.folder
         extras = extra_schema(inputs.schema)
-        job = folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
+        recorded = folder.read_job()
+        if recorded is not None and is_elsewhere(recorded, spec, self.choice):
+            refuse_other_rows(folder.storage, hash_inputs(inputs, folder.storage))
+        job = folder.open_job(
+            job_record(spec), redo=self.choice.redo, moved=self.choice.moved, extras=extras
+        )
         self.recording.begin(folder.storage, spec, self.choice, self.fingerprint)
         report = folder.recover()
         if report.intents_redone or report.quarantined:

@@ -26,6 +26,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+from manifests.errors import LinkedOutputError
 from manifests.secrets import scrub
 from manifests.storage import Storage
 
@@ -54,12 +55,12 @@ class RunLog:
         self._full = False
         self._lines: list[bytes] = []  # on an object store: written when the run ends
         self._file: BinaryIO | None = None
-        local = getattr(storage, "local", None)
-        self._buffered = local is None
-        with suppress(OSError):
+        target = getattr(storage, "target", None)
+        self._buffered = target is None
+        with suppress(OSError, LinkedOutputError):
             self._prune()
-            if local is not None:
-                path = local(self._path)
+            if target is not None:
+                path = target(self._path, in_place=True)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = path.open("ab", buffering=0)
 

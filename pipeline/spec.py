@@ -16,7 +16,7 @@ from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
 from manifests.identity import hash_file
-from manifests.paths import local_path
+from manifests.paths import TABLE_SUFFIXES, local_path
 
 ALGORITHM_VERSION = 1
 """Raised when the same parameters would give other pixels: new rows carry a new fingerprint."""
@@ -419,7 +419,7 @@ def default_out(photos: Path | str | None) -> Path | str:
         if "/" not in photos.partition("://")[2]:
             raise ValueError(f"{photos} is a whole bucket; say with --out where to write.")
         suffix = PurePosixPath(photos).suffix.lower()
-        is_table = suffix in (".parquet", ".csv", ".jsonl", ".ndjson")
+        is_table = suffix in TABLE_SUFFIXES
         return (photos.removesuffix(suffix) if is_table else photos) + "-doodl"
     stem = photos.name if photos.is_dir() else photos.stem
     return photos.parent / f"{stem}-doodl"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from doodl.errors import DoodlError
 from manifests.changes import Changes
 from manifests.commits import EDITED, OutputFolder
-from manifests.errors import ManifestError
+from manifests.errors import LinkedOutputError, ManifestError
 from manifests.identity import hash_bytes, row_seed
 from manifests.rows import ResultRow
 from manifests.secrets import scrub, scrub_uri
@@ -66,6 +66,8 @@ def writing_output() -> Iterator[None]:
     """Turn an OSError of the body into what it means for the run: the output is at fault."""
     try:
         yield
+    except LinkedOutputError as error:
+        raise OutputUnwritableError(str(error)) from error
     except OSError as error:
         raise output_error(error) from error
 
@@ -240,11 +242,10 @@ class CommitRows:
             for column, (relpath, data) in done.files.items():
                 if column == "latents_uri" or self.spec.keep_files:
                     folder = column.removesuffix("_uri")
+                    source = item.row.image_uri
+                    setattr(row, column, self.out.write_file(folder, relpath, data, source))
                     if folder == EDITED:
-                        row.edited_uri = self.out.write_edited(relpath, data)
-                        keep_mtime(item.row.image_uri, self.out.edited_path(row.edited_uri))
-                    else:
-                        setattr(row, column, self.out.write_file(folder, relpath, data))
+                        keep_mtime(source, self.out.edited_path(str(row.edited_uri)))
             if self.spec.sidecar and row.edited_uri is not None:
                 relpath = done.files["edited_uri"][0]
                 self.out.write_edited(f"{relpath}.json", sidecar(row))

@@ -21,6 +21,7 @@ from doodl.evaluation.tables import Table
 from doodl.evaluation.tuning import guided_tuning_tables, photo_tuning_tables
 from doodl.evaluation.work import EvaluationSpec
 from pipeline.evaluation import (
+    claim_evaluation,
     make_evaluation_spec,
     make_guided_spec,
     read_sources,
@@ -112,7 +113,7 @@ def evaluate_variants(
     """
     spec = variants.spec
     if isinstance(spec, GuidedSpec):
-        out.mkdir(parents=True, exist_ok=True)
+        claim_evaluation(out)
         guided = run_guided(spec, out, observer, workers=workers, redo=redo)
         written = write_guided(
             guided, out, command, tables=variants.tables(guided), title=variants.title
@@ -120,7 +121,7 @@ def evaluate_variants(
         write_guided_rows(guided.rows, written.rows_path)
         return Found(guided.rows, guided.revisions, [], written)
     sources = read_sources(photos, out)
-    out.mkdir(parents=True, exist_ok=True)
+    claim_evaluation(out)
     evaluation = run_evaluation(sources, spec, out, observer, workers=workers, redo=redo)
     written = write_evaluation(
         evaluation, out, command, tables=variants.tables(evaluation), title=variants.title

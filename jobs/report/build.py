@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.console import plain
-from jobs.report.pages import render_page, write_whole
+from jobs.report.pages import THUMBNAILS, render_page, report_folder, write_whole
 from jobs.report.rows import (
     COLUMNS,
     MADE_OF_WORDS,
@@ -59,8 +59,8 @@ def build_report(
     Raises: ManifestError if OUT is not an output folder.
     """
     view = OutputView(out)
-    folder = Path(out) / "report"
-    thumbnails = Thumbnails(folder / "thumbnails")
+    folder = report_folder(out)
+    thumbnails = Thumbnails(folder / THUMBNAILS)
     results = view.results(COLUMNS)
     rows, notes = [], []
     for status in STATES:

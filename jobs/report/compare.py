@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.console import plain
 from jobs.report.build import MAX_PICTURES, SCRIPTS, STYLES, page_parts, sample, used_metrics
-from jobs.report.pages import render_page, write_whole
+from jobs.report.pages import THUMBNAILS, render_page, report_folder, write_whole
 from jobs.report.rows import COLUMNS, curve, metric, rounded, text, usable
 from jobs.report.thumbnails import Thumbnails
 from manifests.errors import ManifestError
@@ -71,8 +71,8 @@ def build_comparison(run_a: str, run_b: str, *, max_pictures: int = MAX_PICTURES
     chosen = _spread(shared, max_pictures)
     alone = sorted(a.keys() ^ b.keys())
     chosen = sorted(chosen + _spread(alone, max_pictures - len(chosen)))
-    folder = Path(run_b) / "report" / _folder_name(run_a)
-    thumbnails = Thumbnails(folder / "thumbnails")
+    folder = report_folder(run_b, _folder_name(run_a))
+    thumbnails = Thumbnails(folder / THUMBNAILS)
     thumbnails.make_before(views[1], _of(b, chosen))
     thumbnails.make_before(views[0], [row for row in _of(a, chosen) if row["row_id"] not in b])
     thumbnails.make_delivered(views[0], _of(a, chosen), "first")

@@ -15,6 +15,10 @@ from typing import Any
 import jinja2
 
 from jobs.console import plain
+from manifests.originals import unlinked
+
+THUMBNAILS = "thumbnails"
+"""Where a page's small pictures lie, beside it."""
 
 
 def render_page(
@@ -63,6 +67,13 @@ def write_whole(path: Path, data: bytes) -> None:
         stream.write(data)
     Path(temporary).chmod(0o644)
     Path(temporary).replace(path)
+
+
+def report_folder(out: str | Path, *names: str) -> Path:
+    """Return the folder of a page in an output folder's report. Raises: LinkedOutputError."""
+    folder = Path(out, "report", *names)
+    unlinked(Path(out), folder / THUMBNAILS, whole=True)
+    return folder
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 from jobs.report.pages import render_page, write_whole
 from jobs.report.rows import MADE_OF_WORDS, text
+from manifests.claims import claim_folder
+from manifests.originals import unlinked
 from pipeline.collection import OutputView
 from pipeline.human import KEY_FILE, StudyError
 from pipeline.pictures import before_thumbnails, delivered_thumbnails, source_thumbnails
@@ -121,13 +123,11 @@ class _Pictures:
     """The study's pictures, by names that tell nothing."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        if folder.exists() and any(folder.iterdir()) and not (folder / KEY_FILE).is_file():
-            raise StudyError(f"{folder} holds other files; choose a new folder with --to.")
+        # First of all the key: a folder left half made is then known as a study's.
+        claim_folder(folder, KEY_FILE, {}, "--to")
         self.random = random.Random(seed)
         self.folder = folder / PAGE / "pictures"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # First of all the key: a folder left half made is then known as a study's.
-        write_whole(folder / KEY_FILE, b"{}")
+        unlinked(folder, self.folder, whole=True).mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.jpg"):
             path.unlink()
         self.study = self.new_name()

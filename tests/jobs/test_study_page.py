@@ -9,7 +9,7 @@ import pytest
 from jobs import exits
 from jobs.human import show_human
 from jobs.report.study import LEVELS, Wanted, build_pairwise, build_rating
-from manifests.errors import ManifestError
+from manifests.errors import ManifestError, OriginalError
 from pipeline.human import StudyError, read_key
 from tests.browser import chromium, complaints, missing, set_theme
 from tests.jobs.test_report_page import CONTRAST, keys, wait
@@ -102,7 +102,7 @@ def test_two_runs_can_be_set_against_each_other(root, edited):
 
 def test_a_folder_of_other_files_is_left_alone(root, edited, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(StudyError, match="other files"):
+    with pytest.raises(OriginalError, match="other files"):
         build_pairwise(Wanted(str(edited)), tmp_path)
     with pytest.raises(ManifestError, match="no subjects"):
         build_rating(Wanted(str(edited)), root / "no")

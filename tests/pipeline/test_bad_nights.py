@@ -98,7 +98,7 @@ def test_interrupted_redo_takes_no_old_result_for_a_new_one(photos, edits, after
         (errno.ENOSPC, 7, "disk full"),
     ],
 )
-@pytest.mark.parametrize("method", ["stage", "write_edited"])
+@pytest.mark.parametrize("method", ["stage", "write_file"])
 def test_an_output_that_takes_nothing_stops_the_run_and_charges_nobody(
     photos, edits, monkeypatch, method, number, code, words
 ):

@@ -18,8 +18,9 @@ from doodl.edit import EditResult
 from doodl.images import decode_photo, model_view
 from jobs.cli import app
 from manifests.changes import Changes
+from manifests.errors import OriginalError
 from manifests.storage import LocalStorage
-from pipeline.restrength import RestrengthError, default_folder, restrength_edits
+from pipeline.restrength import default_folder, restrength_edits
 from pipeline.run import run_job
 from pipeline.spec import make_spec
 from tests.doodl.photo_files import XMP, exif_block, picture, save
@@ -133,7 +134,7 @@ def test_rejected_rows_have_no_change_and_are_left_out(tmp_path):
 def test_a_folder_of_other_files_is_refused_and_the_originals_are_never_written(edited):
     before = digests(edited.photos)
     for to in (edited.photos, edited.out, f"{edited.out}/edited"):
-        with pytest.raises(RestrengthError, match="--out"):
+        with pytest.raises(OriginalError, match="--out"):
             list(restrength_edits(edited.out, to, 0.5))
     assert digests(edited.photos) == before
 

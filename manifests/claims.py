@@ -1,0 +1,38 @@
+"""Folders that a command fills beside output folders: its own from the first file on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import OriginalError
+from manifests.originals import unlinked
+from manifests.storage import LocalStorage
+
+
+def claim_folder(
+    folder: Path,
+    mark: str,
+    record: Mapping[str, Any],
+    option: str,
+    *,
+    older_marks: Collection[str] = (),
+) -> None:
+    """Mark a folder as one that a command of ours fills: it must be new, empty or marked before.
+
+    Args:
+        mark: name of the file that marks it. record: what the file says.
+        option: by which another folder is chosen, as `--to`.
+        older_marks: names that mark one which an earlier version has filled.
+    Raises: OriginalError if it is a file, holds anything else, or a link that leads elsewhere.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OriginalError(f"{folder} is a file; choose a folder with {option}.")
+    held = sorted(folder.iterdir()) if folder.is_dir() else []
+    if held and {mark, *older_marks}.isdisjoint(path.name for path in held):
+        raise OriginalError(f"{folder} holds other files; choose a new or empty one with {option}.")
+    for path in held:
+        unlinked(folder, path, whole=True)
+    LocalStorage(folder).write(mark, (json.dumps(dict(record), indent=1) + "\n").encode())
