@@ -1,5 +1,6 @@
 """The pocket autoencoder: 8×8 patches to latents, with all compute at the low resolution."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,10 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     Latents come out whitened (about zero mean and unit standard deviation per channel), so
     `scaling_factor` is 1. Works for any height and width divisible by `downsampling_factor`.
+
+    Args:
+        block_out_channels: no width of ours: diffusers' pipelines take the downsampling factor from
+            its length, 2**(length - 1). A config without it, as the shipped one is, gets it here.
     """
 
     config_name = "config.json"
@@ -100,6 +105,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         decoder_width: int = 128,
         decoder_blocks: int = 5,
         scaling_factor: float = 1.0,  # noqa: ARG002  read by pipelines from the config
+        block_out_channels: Sequence[int] = (96, 96, 96, 96),  # noqa: ARG002  likewise
     ) -> None:
         super().__init__()
         patch = in_channels * downsampling_factor**2
