@@ -25,6 +25,72 @@ RAY_MODULES = [
     "pipeline/submission.py",
 ]
 
+# Circles of modules that import each other, still to be undone.
+KNOWN_CIRCLES = [
+    {"jobs.cli", "jobs.schedule.actions", "jobs.schedule.airflow", "jobs.schedule.command",
+     "jobs.schedule.commands", "jobs.schedule.cron", "jobs.schedule.entries",
+     "jobs.schedule.kuberay", "jobs.schedule.render"},
+    {"pipeline.generating", "pipeline.inputs", "pipeline.inverting", "pipeline.prompts",
+     "pipeline.protecting", "pipeline.stages", "pipeline.tasks"},
+    {"pipeline.preflight", "pipeline.submission"},
+    {"pipeline.recording", "pipeline.run"},
+]  # fmt: skip
+
+
+def modules():
+    """Return {dotted name: file} of our four packages."""
+    named = {}
+    for package in OURS:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
+def modules_imported(path, known):
+    """Return our modules that a file imports anywhere: in a function and for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in inner}
+    return found & known.keys()
+
+
+def circles(imports):
+    """Return the sets of modules each of which leads to every other, of a {module: imported}."""
+
+    def reached(start):
+        seen, left = set(), [start]
+        while left:
+            new = imports[left.pop()] - seen
+            seen |= new
+            left += new
+        return seen
+
+    leads_to = {name: reached(name) for name in imports}
+    found = []
+    for name, ahead in leads_to.items():
+        circle = {other for other in ahead if name in leads_to[other]}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def test_circles_are_found():
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set(), "f": {"f"}}
+    assert circles(imports) == [{"a", "b", "c"}, {"f"}]
+
+
+def test_no_new_circle_of_imports():
+    named = modules()
+    found = circles({name: modules_imported(path, named) for name, path in named.items()})
+    new = [c for c in found if not any(c <= known for known in KNOWN_CIRCLES)]
+    assert new == []
+    assert all(any(c <= known for c in found) for known in KNOWN_CIRCLES), "one is gone: unlist it"
+
 
 def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
