@@ -88,6 +88,9 @@ def commands(root: Path, draw: random.Random) -> Iterator[tuple[Path, list[str]]
         return draw.choice([place(), place(), place(), "a.csv", "b.csv", "photos/p000.jpg"])
 
     def out() -> str:
+        jobs = sorted(str(job.parent) for job in root.rglob("_job.json"))
+        if jobs and draw.random() < 0.5:
+            return draw.choice(jobs)
         return draw.choice([place(), place(), "fresh", "photos-doodl", "."])
 
     while True:
@@ -105,7 +108,7 @@ def commands(root: Path, draw: random.Random) -> Iterator[tuple[Path, list[str]]
                 ["enhance", photos(), "--out", out(), "--protect", place(), *edit],
                 ["plan", photos(), "--out", out(), "--probe", "0"],
                 ["run", f"{out()}/_state/spec.json", "--runner", "inline"],
-                ["retry", out(), "--runner", "inline"],
+                ["retry", out(), draw.choice(["--failed", "--damaged"]), "--runner", "inline"],
                 ["verify", out(), "--repair"],
                 ["replay", out(), draw.choice(rows), "--to", place()],
                 ["restrength", out(), "--strength", "0.5"],

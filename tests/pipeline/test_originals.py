@@ -53,6 +53,13 @@ def test_a_folder_named_edited_without_a_job_is_somebodys_own(tmp_path):
     assert checksums(mine) == before
 
 
+def test_photos_where_temporary_files_go_are_not_cleared_away(tmp_path):
+    mine = collection(tmp_path / "out" / "_state" / "tmp", 2)
+    before = checksums(mine)
+    assert run_job(spec_of(collection(tmp_path / "photos", 2), tmp_path / "out")).exit_code == 0
+    assert checksums(mine) == before
+
+
 @pytest.mark.parametrize("name", ["Thumbs.db", ".DS_Store", "@eaDir/x", "lost+found/x"])
 def test_what_file_systems_leave_anywhere_refuses_no_folder(tmp_path, name):
     stray = tmp_path / "out" / name
