@@ -34,9 +34,20 @@ def staged_name(result: ResultRow, epoch: int) -> str:
     So rows that share their work (copies) share no file, and neither a failure nor a worker left
     over from an earlier run writes over a success.
     """
-    row = hashlib.blake2b(result.row_id.encode("utf-8", "surrogatepass"), digest_size=8)
     end = "" if result.status in DONE_STATUSES else ".failed"
-    return f"{result.work_key}-{row.hexdigest()}-{epoch}{end}.parquet"
+    return f"{_stem(result)}{epoch}{end}.parquet"
+
+
+def _stem(result: ResultRow) -> str:
+    """Return what the names of a row's staged files of one work begin with, whatever the run."""
+    row = hashlib.blake2b(result.row_id.encode("utf-8", "surrogatepass"), digest_size=8)
+    return f"{result.work_key}-{row.hexdigest()}-"
+
+
+def staged_of(storage: Storage, result: ResultRow) -> list[str]:
+    """Return the names of the staged files of a row and its work, the latest run's first."""
+    names = [e.name for e in storage.files(STAGING) if e.name.startswith(_stem(result))]
+    return sorted(names, key=lambda name: int(name.split(".")[0].rpartition("-")[2]), reverse=True)
 
 
 def encode_staged(

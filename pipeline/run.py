@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -21,7 +22,7 @@ from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
 from manifests.schemas import DONE_STATUSES, extra_schema
 from pipeline.collection import standing
-from pipeline.copies import copy_rows
+from pipeline.copies import Copy, copy_rows, one_of_each_work, planned_copies
 from pipeline.errors import (
     BreakerTrippedError,
     DiskFullError,
@@ -118,12 +119,7 @@ class _Run:
             commit = CommitRows(self.spec, self.fingerprint, job)
             feeder = Feeder(self.spec, self.choice, commit, ledger, self.observer, self.stop)
             try:
-                self._fail_invalid(plan, commit)
-                orphaned = self._copy(plan.copies_first(), feeder, pending_sources=False)
-                # Published before anything is computed: a copy's source may be redone.
-                self.folder.compact(force=True)
-                self._compute(plan, orphaned, ledger, commit, feeder)
-                self._copy(plan.copies_after(), feeder, pending_sources=True)
+                self._process(plan, ledger, commit, feeder)
             except (BreakerTrippedError, DiskFullError, OutputUnwritableError) as reason:
                 self.summary.exit_code, self.summary.stopped_by = reason.exit_code, str(reason)
             finally:
@@ -158,6 +154,23 @@ class _Run:
         folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
         return plan, job
 
+    def _process(self, plan: Plan, ledger: Ledger, commit: CommitRows, feeder: Feeder) -> None:
+        """Copy, fail or compute every row of the plan; each source stands until it is copied."""
+        todo = plan.to_compute()
+        first, after = planned_copies(plan.copies_first()), planned_copies(plan.copies_after())
+        orphaned = self._copy(first, commit, feeder, pending_sources=False)
+        self._fail_invalid(plan, commit)
+        # Published before anything is computed: a copy's source may be redone.
+        self.folder.compact(force=True)
+        alone, others = one_of_each_work(orphaned, todo)
+        self._compute(alone, todo, ledger, commit, feeder)
+        copies = chain(others, after)
+        # A photo computed in this run may be gone before it is copied: its copy is computed then.
+        while orphaned := self._copy(copies, commit, feeder, pending_sources=True):
+            alone, again = one_of_each_work(orphaned, todo.slice(0, 0))
+            self._compute(alone, todo.slice(0, 0), ledger, commit, feeder)
+            copies = chain(again)
+
     def _fail_invalid(self, plan: Plan, commit: CommitRows) -> None:
         """Commit the rows that cannot run; but a photo out of reach tonight keeps its result."""
         invalid = plan.invalid()
@@ -185,11 +198,18 @@ class _Run:
             self.invalid += 1
             self._now_and_then(None)
 
-    def _copy(self, copies: pa.Table, feeder: Feeder, *, pending_sources: bool) -> list[WorkItem]:
+    def _copy(
+        self,
+        copies: Iterable[Copy],
+        commit: CommitRows,
+        feeder: Feeder,
+        *,
+        pending_sources: bool,
+    ) -> list[WorkItem]:
         made, orphaned = copy_rows(
             self.folder,
             copies,
-            self.spec,
+            commit,
             pending_sources=pending_sources,
             go_on=lambda: feeder.going_on,
         )
@@ -198,13 +218,12 @@ class _Run:
 
     def _compute(
         self,
-        plan: Plan,
         orphaned: list[WorkItem],
+        todo: pa.Table,
         ledger: Ledger,
         commit: CommitRows,
         feeder: Feeder,
     ) -> None:
-        todo = plan.to_compute()
         total = todo.num_rows + len(orphaned)
         self.observer.start(total)
         self.observer.event("loading", rows=total)
