@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs import console, exits
+from manifests.records import to_records
 from manifests.schemas import MANIFEST_SCHEMA
 from pipeline.inputs import load_input
 
@@ -29,7 +30,7 @@ def show(manifest: Path, rows: int, *, as_json: bool) -> int:
     table = load_input(str(manifest))
     head = table.slice(0, rows)
     names = [n for n in head.column_names if head[n].null_count < head.num_rows]
-    records = head.select(names).to_pylist()
+    records = to_records(head.select(names))
     if as_json:
         console.print_json(records)
     else:

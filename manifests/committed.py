@@ -12,16 +12,16 @@ from manifests.parts import (
     RESULTS,
     epoch_of,
     list_parts,
-    open_part,
     part_path,
+    part_schema,
     read_part,
     read_results,
 )
+from manifests.reading import DamagedFileError
 from manifests.rows import ResultRow
 from manifests.schemas import RESULT_SCHEMA
 from manifests.settling import choose, find_in_part, load_staged, supersedes
 from manifests.staging import (
-    DamagedStagedError,
     StagedRow,
     read_staged_whole,
     staged_of,
@@ -53,8 +53,7 @@ def committed_rows(
     tables = [schema.empty_table()]
     for number in list_parts(storage, RESULTS):
         path = part_path(RESULTS, number)
-        with open_part(storage, path) as file:
-            epoch = epoch_of(file.schema_arrow)
+        epoch = epoch_of(part_schema(storage, path))
         if epoch < since:
             continue
         if only is not None:
@@ -107,7 +106,7 @@ def read_photo(storage: Storage, result: ResultRow) -> bytes | None:
             return storage.read(result.edited_uri)
     # Staged rows first: a photo that is compacted meanwhile is then found in its part.
     for name in staged_of(storage, result):
-        with suppress(FileNotFoundError, DamagedStagedError):
+        with suppress(FileNotFoundError, DamagedFileError):
             _, photo = read_staged_whole(storage, name)
             if photo is not None:
                 return photo["edited_image"][0].as_py()["bytes"]

@@ -12,6 +12,7 @@ import pyarrow as pa
 from manifests.errors import JobConflictError, ManifestError, OutputCorruptError
 from manifests.identity import params_fingerprint
 from manifests.parts import conform
+from manifests.reading import DamagedFileError, parsed
 from manifests.schemas import current_name
 from manifests.storage import Storage
 
@@ -187,9 +188,14 @@ def _current(schema: pa.Schema) -> pa.Schema:
 
 def _read_extras(storage: Storage) -> pa.Schema:
     try:
-        return pa.ipc.read_schema(pa.py_buffer(storage.read(EXTRAS_FILE)))
+        return parsed(storage, EXTRAS_FILE, pa.ipc.read_schema)
     except FileNotFoundError:
         return pa.schema([])
+    except DamagedFileError as error:
+        raise OutputCorruptError(
+            f"{storage.uri}/{EXTRAS_FILE} is damaged ({error}); restore it, "
+            "or choose another output folder."
+        ) from error
 
 
 def _open_extras(storage: Storage, extras: pa.Schema | None, *, rewrite: bool) -> None:

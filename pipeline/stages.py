@@ -298,7 +298,9 @@ class CommitRows:
 
     def load_checkpoint(self, work_key: str) -> bytes | None:
         """Return the newest checkpoint of this work, None if there is none."""
-        return self.out.checkpoints.load(work_key)
+        # One that cannot be read now is no photo's fault, and no reason to begin it anew.
+        with writing_output():
+            return self.out.checkpoints.load(work_key)
 
     def save_checkpoint(self, work_key: str, data: bytes) -> None:
         """Keep a checkpoint of this work."""
