@@ -932,6 +932,9 @@ def doctor(out: LocalOutOption = None, address: Address = None, json: Json = Fal
 def manifest_build(
     photos: Annotated[Path, locations.argument("PHOTOS", "A folder of photos.")],
     manifest: Annotated[Path, locations.argument("MANIFEST", "The Parquet file to write.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over a manifest that is there.")
+    ] = False,
 ) -> None:
     """Write a manifest of a folder, to add prompts, directions or targets to.
 
@@ -939,7 +942,7 @@ def manifest_build(
     """
     from jobs.manifest import build
 
-    raise typer.Exit(build(photos, manifest))
+    raise typer.Exit(build(photos, manifest, overwrite=overwrite))
 
 
 @manifest_app.command("show")

@@ -20,6 +20,7 @@ from manifests.identity import params_fingerprint
 from manifests.ledger import Ledger
 from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
+from manifests.scan import unlisted
 from manifests.schemas import DONE_STATUSES, extra_schema
 from pipeline.collection import standing
 from pipeline.copies import Copy, copy_rows, one_of_each_work, planned_copies
@@ -30,7 +31,7 @@ from pipeline.errors import (
     UnusableEnvironmentError,
 )
 from pipeline.feed import Feeder
-from pipeline.inputs import load_rows
+from pipeline.inputs import load_rows, unlisted_lines
 from pipeline.models import resolve_device
 from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
@@ -59,9 +60,10 @@ class RunSummary:
         counts: rows of the manifest by status, and `pending`.
         computed, copied: rows done in this run. statuses: those computed, by status, and the
             rows that could not be (failed).
+        unlisted: what of PHOTOS could not be listed: the photos there are not counted.
         exit_code: 0 no row failed, and none is pending but by --limit, --since or --only-failed;
-            3 some are; 4 breaker, 6 output not writable, 7 disk full, 8 bound of GPU hours
-            reached, 130/143 signals.
+            3 some are, or some could not be listed; 4 breaker, 6 output not writable, 7 disk full,
+            8 bound of GPU hours reached, 130/143 signals.
     """
 
     out: str
@@ -73,6 +75,7 @@ class RunSummary:
     seconds: float = 0.0
     exit_code: int = 0
     stopped_by: str | None = None
+    unlisted: list[str] = field(default_factory=list)
 
 
 def run_job(
@@ -131,6 +134,8 @@ class _Run:
         extras = extra_schema(inputs.schema)
         job = folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
         self.recording.begin(folder.storage, spec, self.choice, self.fingerprint)
+        self._tell_unlisted(inputs)
+        inputs = inputs.replace_schema_metadata(None)  # it is of this scan, not of the manifest
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(
@@ -151,8 +156,16 @@ class _Run:
         counts = {state: count for state, count in plan.counts.items() if count}
         compute = sum(plan.counts[state] for state in COMPUTED)
         self.observer.event("planned", counts=counts, compute=compute, orphans=plan.num_orphans)
-        folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
+        if not self.summary.unlisted:  # a photo out of sight may be half done
+            folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
         return plan, job
+
+    def _tell_unlisted(self, inputs: pa.Table) -> None:
+        for path, reason in unlisted(inputs):
+            self.observer.event("unlisted", path=path, error=reason)
+            self.summary.unlisted.append(path)
+        for line in unlisted_lines(inputs):
+            self.observer.message(line)
 
     def _process(self, plan: Plan, ledger: Ledger, commit: CommitRows, feeder: Feeder) -> None:
         """Copy, fail or compute every row of the plan; each source stands until it is copied."""
@@ -299,11 +312,13 @@ class _Run:
         elif self.summary.exit_code == 0 and feeder.bound_reached and left_undone > 0:
             self.summary.exit_code = GPU_HOURS_EXIT
             self.summary.stopped_by = f"--max-gpu-hours {self.choice.max_gpu_hours:g} is spent"
-        elif self.summary.exit_code == 0 and (counts["failed"] or left_undone > 0):
+        elif self.summary.exit_code == 0 and (
+            counts["failed"] or left_undone > 0 or self.summary.unlisted
+        ):
             self.summary.exit_code = 3
         if self.summary.stopped_by is not None:
             self.observer.event(
                 "stopped", reason=self.summary.stopped_by, exit_code=self.summary.exit_code
             )
-        if counts["pending"] == 0:
+        if counts["pending"] == 0 and not self.summary.unlisted:
             self.folder.close_redo()
