@@ -1010,7 +1010,7 @@ def _report(problem: Exception) -> int:
     if code == exits.OK:
         console.say(f"skipped: {problem}")
     else:
-        console.error(str(problem))
+        console.error(str(problem) or type(problem).__name__)  # a MemoryError says nothing
     return code
 
 

@@ -122,12 +122,12 @@ def _next_number(storage: Storage) -> int:
 
 
 def redo_intents(storage: Storage, extras: pa.Schema) -> int:
-    """Carry out the intents a dead driver left, and return how many there were. Idempotent.
+    """Carry out the intents a dead driver left, and return how many that was. Idempotent.
 
     A damaged one is set aside: its rows are still staged, or published and then found to be late.
     """
-    entries = _intents(storage)
-    for entry in entries:
+    redone = 0
+    for entry in _intents(storage):
         path = f"{INTENTS}/{entry.name}"
         intent = _read_intent(storage, path)
         if intent is None:
@@ -136,7 +136,8 @@ def redo_intents(storage: Storage, extras: pa.Schema) -> int:
             continue
         _carry_out(storage, intent, extras)
         storage.delete(path)
-    return len(entries)
+        redone += 1
+    return redone
 
 
 def _intents(storage: Storage) -> list[Entry]:
@@ -144,18 +145,16 @@ def _intents(storage: Storage) -> list[Entry]:
 
 
 def _read_intent(storage: Storage, path: str) -> dict[str, Any] | None:
+    """Return an intent, None if it is damaged."""
     data = storage.read(path)
     try:
         intent = json.loads(data)
-        names = [name for name in intent["staged"] if STAGED_NAME.fullmatch(name)]
-        whole = len(names) == len(intent["staged"])
-        return (
-            {"part": int(intent["part"]), "epoch": int(intent["epoch"]), "staged": names}
-            if whole
-            else None
-        )
+        number, epoch, names = int(intent["part"]), int(intent["epoch"]), list(intent["staged"])
+        if all(map(STAGED_NAME.fullmatch, names)):
+            return {"part": number, "epoch": epoch, "staged": names}
     except (ValueError, KeyError, TypeError):
-        return None
+        pass
+    return None
 
 
 def _carry_out(storage: Storage, intent: dict[str, Any], extras: pa.Schema) -> None:

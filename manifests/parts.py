@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from manifests.errors import OutputCorruptError
 from manifests.reading import DamagedFileError, parsed
 from manifests.schemas import IMAGE_SCHEMA, RESULT_SCHEMA, current_name, with_extras
-from manifests.storage import Entry, Storage, own_files
+from manifests.storage import Entry, Storage
 
 _Parsed = TypeVar("_Parsed")
 
@@ -30,7 +30,7 @@ EPOCH = b"doodl_epoch"  # in a file's schema metadata: the run that committed it
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 ROW_GROUP_ROWS = 65_536
 
-_PART_NAME = re.compile(r"part-[0-9]{6,}\.parquet")
+_PART_NAME = re.compile(r"part-([0-9]{6,})\.parquet")
 _TABLE_NAME = re.compile(r"[^._].*\.parquet", re.IGNORECASE | re.DOTALL)
 
 
@@ -44,13 +44,13 @@ def list_parts(storage: Storage, folder: str) -> dict[int, Entry]:
 
     Raises: OutputCorruptError if another table lies there, which readers would take for results.
     """
-    for name in foreign_tables(storage, folder):
+    entries = storage.files(folder)
+    for entry in filter(_is_foreign, entries):
         raise OutputCorruptError(
-            f"{storage.uri}/{folder}/{name} is not a part of this job; "
+            f"{storage.uri}/{folder}/{entry.name} is not a part of this job; "
             f"only its own Parquet parts may lie in {folder}/: move it elsewhere."
         )
-    parts = own_files(storage, folder, _PART_NAME)
-    return {int(entry.name[len("part-") : -len(".parquet")]): entry for entry in parts}
+    return {int(match[1]): e for e in entries if (match := _PART_NAME.fullmatch(e.name))}
 
 
 def foreign_tables(storage: Storage, folder: str) -> list[str]:
@@ -58,8 +58,12 @@ def foreign_tables(storage: Storage, folder: str) -> list[str]:
 
     Names that begin with `.` or `_` are none: every Parquet reader passes them over.
     """
-    names = (entry.name for entry in storage.files(folder))
-    return [n for n in names if _TABLE_NAME.fullmatch(n) and not _PART_NAME.fullmatch(n)]
+    return [entry.name for entry in filter(_is_foreign, storage.files(folder))]
+
+
+def _is_foreign(entry: Entry) -> bool:
+    is_table = _TABLE_NAME.fullmatch(entry.name) is not None
+    return is_table and _PART_NAME.fullmatch(entry.name) is None
 
 
 def open_part(storage: Storage, path: str) -> pq.ParquetFile:

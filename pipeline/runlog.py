@@ -65,7 +65,7 @@ class RunLog:
                 self._file = path.open("ab", buffering=0)
 
     def event(self, name: str, **facts: Any) -> None:
-        if self._full and name in ("row", "message"):
+        if self._full and name in ("row", "message", "unlisted"):
             return
         self._write(name, facts)
         if self._left <= 0 and not self._full:

@@ -295,11 +295,12 @@ def test_a_damaged_file_of_the_ledger_is_passed_over(photos, caplog):
 
 
 @pytest.mark.parametrize("fault", ["stale", "not allowed", "a store's"])
-@pytest.mark.parametrize("prefix", ["results", "images", STAGING])
+@pytest.mark.parametrize("images", ["parquet", "both"])
+@pytest.mark.parametrize("prefix", ["results", "images/", STAGING])
 def test_verify_tells_what_cannot_be_read_now_from_damage_and_repairs_nothing(
-    photos, edits, monkeypatch, out_of_reach, prefix, fault
+    photos, edits, monkeypatch, out_of_reach, prefix, fault, images
 ):
-    spec = spec_of(photos, images="parquet")
+    spec = spec_of(photos, images=images)
     run_job(spec)
     (photos / "new.jpg").write_bytes(jpeg(50))
     with monkeypatch.context() as patched:
