@@ -944,6 +944,9 @@ def doctor(out: LocalOutOption = None, address: Address = None, json: Json = Fal
 def manifest_build(
     photos: Annotated[Path, locations.argument("PHOTOS", "A folder of photos.")],
     manifest: Annotated[Path, locations.argument("MANIFEST", "The Parquet file to write.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over a manifest that is there.")
+    ] = False,
 ) -> None:
     """Write a manifest of a folder, to add prompts, directions or targets to.
 
@@ -951,7 +954,7 @@ def manifest_build(
     """
     from jobs.manifest import build
 
-    raise typer.Exit(build(photos, manifest))
+    raise typer.Exit(build(photos, manifest, overwrite=overwrite))
 
 
 @manifest_app.command("show")
@@ -1019,7 +1022,7 @@ def _report(problem: Exception) -> int:
     if code == exits.OK:
         console.say(f"skipped: {problem}")
     else:
-        console.error(str(problem))
+        console.error(str(problem) or type(problem).__name__)  # a MemoryError says nothing
     return code
 
 

@@ -133,7 +133,9 @@ class RunProgress:
 
     def start(self, total: int) -> None:
         """Begin to count `total` rows; the clock of the rate starts here."""
-        self._total, self._started = total, time.monotonic()
+        if self._bar is not None:  # a run may come to compute more: at most one bar is shown
+            self._bar.stop()
+        self._total, self._done, self._started = total, 0, time.monotonic()
         if self._quiet or total == 0:
             return
         if err.is_terminal:

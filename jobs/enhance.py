@@ -210,6 +210,9 @@ def _print_summary(summary: RunSummary, page: str | None) -> None:
         f"{summary.computed:,} computed, {summary.copied:,} copied, "
         f"in {summary.seconds:.1f} s{rate}"
     )
+    if summary.unlisted:
+        first = summary.unlisted[0]
+        console.error(f"{len(summary.unlisted):,} place(s) could not be listed, {first} the first")
     if summary.stopped_by:
         console.error(summary.stopped_by, "the same command again goes on from here")
     console.result(f"results: {summary.out}")

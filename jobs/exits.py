@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import gaierror
+from zoneinfo import ZoneInfoNotFoundError
 
 OK = 0
 INTERNAL = 1
@@ -22,7 +23,9 @@ SIGTERM = 143
 
 _STORE = re.compile("AWS Error|google::cloud::Status|Couldn't resolve host|HTTP response")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_UNFIT = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
+_UNFIT = (
+    errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ESTALE,
+)  # fmt: skip
 
 
 class UsageError(Exception):
@@ -62,6 +65,9 @@ def exit_code_of(error: BaseException) -> int | None:
         return ENVIRONMENT
     if isinstance(error, (UsageError, ManifestError, DoodlError)):
         return USAGE
+    # Of the machine, both: no memory left, no time zone database.
+    if isinstance(error, (MemoryError, ZoneInfoNotFoundError)):
+        return ENVIRONMENT
     if isinstance(error, OSError):
         if error.errno in _FULL:
             return DISK_FULL

@@ -10,7 +10,9 @@ from jobs import console, exits
 from jobs.enhance import build_choice, build_spec
 from manifests.commits import OutputFolder
 from manifests.plan import COMPUTED, COPY, DEFERRED, DONE, FAILED, INVALID, Plan
+from manifests.scan import unlisted
 from pipeline.estimate import Calibration, Estimate, estimate, from_ledger, probe, workers_of
+from pipeline.inputs import unlisted_lines
 from pipeline.models import resolve_device
 from pipeline.plan import RunChoice, preview_plan
 from pipeline.spec import SHIPPED_MODEL, JobSpec
@@ -74,13 +76,15 @@ def print_plan(
         price_per_hour=price_per_hour,
         why_unknown=unknown,
     )
+    code = exits.ROWS_FAILED if unlisted(plan.table) else exits.OK
     if as_json:
         console.print_json(
             {"photos": spec.photos, "out": spec.out, "model": spec.model, "compute": rows,
              "counts": plan.counts, "orphans": plan.num_orphans, "device": spec.device,
-             "estimate": asdict(figures)}
+             "estimate": asdict(figures),
+             "unlisted": [{"path": path, "error": why} for path, why in unlisted(plan.table)]}
         )  # fmt: skip
-        return exits.OK
+        return code
     console.say(why)
     table = [(_WORDS[state], count) for state, count in plan.counts.items() if count]
     source = spec.photos or f"{len(spec.prompts)} prompt(s)"
@@ -89,7 +93,9 @@ def print_plan(
     if rows:
         for line in _lines(figures, spec.device):
             console.result(line)
-    return exits.OK
+    for line in unlisted_lines(plan.table):
+        console.say(line)
+    return code
 
 
 def _calibration(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from manifests.storage import Storage
+from manifests.storage import Storage, own_files
 
 CHECKPOINTS = "_state/checkpoints"
-_KEY = re.compile(r"^[0-9a-f]+$")
+_KEY = re.compile(r"[0-9a-f]+")
+_NAME = re.compile(rf"{_KEY.pattern}\.bin")
 
 
 class Checkpoints:
@@ -37,7 +38,8 @@ class Checkpoints:
 
     def work_keys(self) -> list[str]:
         """Return the work_keys that have a checkpoint, sorted."""
-        return [entry.name.removesuffix(".bin") for entry in self._storage.files(CHECKPOINTS)]
+        entries = own_files(self._storage, CHECKPOINTS, _NAME)
+        return [entry.name.removesuffix(".bin") for entry in entries]
 
     def prune(self, keep: Collection[str]) -> int:
         """Remove the checkpoints of all other work (photos changed or done); return how many."""
@@ -48,6 +50,6 @@ class Checkpoints:
 
 
 def _path(work_key: str) -> str:
-    if not _KEY.match(work_key):
+    if not _KEY.fullmatch(work_key):
         raise ValueError(f"work_key (={work_key!r}) must be hex digits.")
     return f"{CHECKPOINTS}/{work_key}.bin"

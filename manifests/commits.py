@@ -32,7 +32,7 @@ from manifests.paths import FILE_FOLDERS, is_safe_relpath
 from manifests.rows import ResultRow, result_rows
 from manifests.schemas import RESULT_SCHEMA, with_extras
 from manifests.secret_columns import without_secrets
-from manifests.staging import STAGING, encode_staged, staged_name
+from manifests.staging import STAGING, encode_staged, staged_files, staged_name
 from manifests.storage import ArrowStorage, LocalStorage, Storage, open_storage
 
 EDITED = "edited"
@@ -254,7 +254,7 @@ class OutputFolder:
         Raises: CommitError without the lock.
         """
         self._must_be_driver("compact")
-        staged = self.storage.files(STAGING)
+        staged = staged_files(self.storage)
         enough = len(staged) >= min_rows or sum(e.size_bytes for e in staged) >= min_bytes
         if not (enough or (force and staged)):
             return 0
@@ -264,7 +264,7 @@ class OutputFolder:
 
     def staged_count(self) -> int:
         """Return how many committed rows wait for compaction."""
-        return len(self.storage.files(STAGING))
+        return len(staged_files(self.storage))
 
     def ledger(self, run_id: str, **constants: str) -> Ledger:
         """Return the ledger of a run, to append to; `constants` are Ledger's."""

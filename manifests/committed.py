@@ -12,15 +12,21 @@ from manifests.parts import (
     RESULTS,
     epoch_of,
     list_parts,
-    open_part,
     part_path,
+    part_schema,
     read_part,
     read_results,
 )
+from manifests.reading import DamagedFileError
 from manifests.rows import ResultRow
 from manifests.schemas import RESULT_SCHEMA
 from manifests.settling import choose, find_in_part, load_staged, supersedes
-from manifests.staging import StagedRow, staged_table
+from manifests.staging import (
+    StagedRow,
+    read_staged_whole,
+    staged_of,
+    staged_table,
+)
 from manifests.storage import Storage
 
 
@@ -47,8 +53,7 @@ def committed_rows(
     tables = [schema.empty_table()]
     for number in list_parts(storage, RESULTS):
         path = part_path(RESULTS, number)
-        with open_part(storage, path) as file:
-            epoch = epoch_of(file.schema_arrow)
+        epoch = epoch_of(part_schema(storage, path))
         if epoch < since:
             continue
         if only is not None:
@@ -92,14 +97,27 @@ def _without_superseded(
 
 
 def read_photo(storage: Storage, result: ResultRow) -> bytes | None:
-    """Return the delivered file of a result, None if there is none (any more)."""
+    """Return the delivered file of a result, None if there is none (any more).
+
+    Where it is kept as no file, a staged row holds it until that is compacted into a part.
+    """
     if result.edited_uri is not None:
         with suppress(FileNotFoundError):
             return storage.read(result.edited_uri)
+    # Staged rows first: a photo that is compacted meanwhile is then found in its part.
+    for name in staged_of(storage, result):
+        with suppress(FileNotFoundError, DamagedFileError):
+            _, photo = read_staged_whole(storage, name)
+            if photo is not None:
+                return photo["edited_image"][0].as_py()["bytes"]
     for number in list_parts(storage, IMAGES):
         path = part_path(IMAGES, number)
-        held = read_part(storage, path, ["row_id"])["row_id"]
-        index = pc.index(held, result.row_id).as_py()
+        held = read_part(storage, path, ["row_id", "work_key"])
+        # An older photo of the row is other work's.
+        wanted = pc.and_(
+            pc.equal(held["row_id"], result.row_id), pc.equal(held["work_key"], result.work_key)
+        )
+        index = pc.index(wanted, True).as_py()
         if index >= 0:
             images = read_part(storage, path, ["edited_image"])["edited_image"]
             return images[index].as_py()["bytes"]

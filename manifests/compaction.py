@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -30,20 +31,22 @@ from manifests.parts import (
     write_results_part,
 )
 from manifests.paths import FILE_FOLDERS
-from manifests.settling import PublishedRow, quarantine, settle
+from manifests.reading import DamagedFileError
+from manifests.settling import PublishedRow, set_aside, settle
 from manifests.staging import (
+    STAGED_NAME,
     STAGING,
-    DamagedStagedError,
     StagedRow,
     read_staged,
     read_staged_whole,
     staged_table,
 )
-from manifests.storage import Storage
+from manifests.storage import Entry, Storage, own_files
 
 logger = logging.getLogger(__name__)
 
 INTENTS = "_state/intents"
+_INTENT_NAME = re.compile(r"part-[0-9]{6,}\.json")
 PART_BYTES = 256 * 1024 * 1024
 
 
@@ -114,18 +117,44 @@ def _intent_path(number: int) -> str:
 def _next_number(storage: Storage) -> int:
     """Return a part number never used: numbers only grow, since no part is ever removed."""
     used = [*list_parts(storage, RESULTS), *list_parts(storage, IMAGES), 0]
-    used += [int(e.name[len("part-") : -len(".json")]) for e in storage.files(INTENTS)]
+    used += [int(e.name[len("part-") : -len(".json")]) for e in _intents(storage)]
     return max(used) + 1
 
 
 def redo_intents(storage: Storage, extras: pa.Schema) -> int:
-    """Carry out the intents a dead driver left, and return how many there were. Idempotent."""
-    entries = storage.files(INTENTS)
-    for entry in entries:
+    """Carry out the intents a dead driver left, and return how many that was. Idempotent.
+
+    A damaged one is set aside: its rows are still staged, or published and then found to be late.
+    """
+    redone = 0
+    for entry in _intents(storage):
         path = f"{INTENTS}/{entry.name}"
-        _carry_out(storage, json.loads(storage.read(path)), extras)
+        intent = _read_intent(storage, path)
+        if intent is None:
+            logger.warning("%s is damaged: set aside, its rows are compacted anew", path)
+            set_aside(storage, path)
+            continue
+        _carry_out(storage, intent, extras)
         storage.delete(path)
-    return len(entries)
+        redone += 1
+    return redone
+
+
+def _intents(storage: Storage) -> list[Entry]:
+    return own_files(storage, INTENTS, _INTENT_NAME)
+
+
+def _read_intent(storage: Storage, path: str) -> dict[str, Any] | None:
+    """Return an intent, None if it is damaged."""
+    data = storage.read(path)
+    try:
+        intent = json.loads(data)
+        number, epoch, names = int(intent["part"]), int(intent["epoch"]), list(intent["staged"])
+        if all(map(STAGED_NAME.fullmatch, names)):
+            return {"part": number, "epoch": epoch, "staged": names}
+    except (ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 def _carry_out(storage: Storage, intent: dict[str, Any], extras: pa.Schema) -> None:
@@ -154,9 +183,9 @@ def _publish_images(storage: Storage, number: int, names: list[str], epoch: int)
             except FileNotFoundError:
                 logger.warning("staged row %s is gone: to be done again", name)
                 continue
-            except DamagedStagedError as error:
+            except DamagedFileError as error:
                 logger.warning("staged row %s is damaged (%s): to be done again", name, error)
-                quarantine(storage, name)
+                set_aside(storage, f"{STAGING}/{name}")
                 continue
             rows.append(row)
             if photo is not None:
@@ -173,5 +202,5 @@ def _publish_images(storage: Storage, number: int, names: list[str], epoch: int)
 def _has_image(storage: Storage, name: str) -> bool:
     try:
         return read_staged(storage, name).has_image
-    except (FileNotFoundError, DamagedStagedError):
+    except (FileNotFoundError, DamagedFileError):
         return False

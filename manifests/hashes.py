@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from manifests.identity import hash_bytes, hash_file
 from manifests.inline import is_inline, read_input
 from manifests.paths import local_path
+from manifests.reading import DamagedFileError, parsed
 from manifests.remote import filesystem_of, is_web
 from manifests.secrets import scrub
 from manifests.storage import Storage
@@ -90,10 +91,9 @@ def hash_inputs(
 def _read_cache(storage: Storage | None) -> pa.Table:
     if storage is not None:
         try:
-            with storage.open(HASHES_FILE) as file:
-                return pq.read_table(file, schema=HASHES_SCHEMA)
-        except (OSError, pa.ArrowException):
-            pass  # none yet, or damaged: every photo is read once more
+            return parsed(storage, HASHES_FILE, lambda f: pq.read_table(f, schema=HASHES_SCHEMA))
+        except (FileNotFoundError, DamagedFileError):
+            pass  # every photo is read once more
     return HASHES_SCHEMA.empty_table()
 
 

@@ -17,6 +17,7 @@ from manifests.errors import JobConflictError, ManifestError, OutputCorruptError
 from manifests.identity import params_fingerprint
 from manifests.parts import conform, read_part
 from manifests.paths import TABLE_SUFFIXES, local_path
+from manifests.reading import DamagedFileError, parsed
 from manifests.schemas import current_name
 from manifests.secret_columns import without_secrets
 from manifests.secrets import scrub_uri
@@ -268,9 +269,14 @@ def _current(schema: pa.Schema) -> pa.Schema:
 
 def _read_extras(storage: Storage) -> pa.Schema:
     try:
-        return pa.ipc.read_schema(pa.py_buffer(storage.read(EXTRAS_FILE)))
+        return parsed(storage, EXTRAS_FILE, pa.ipc.read_schema)
     except FileNotFoundError:
         return pa.schema([])
+    except DamagedFileError as error:
+        raise OutputCorruptError(
+            f"{storage.uri}/{EXTRAS_FILE} is damaged ({error}); restore it, "
+            "or choose another output folder."
+        ) from error
 
 
 def _open_extras(storage: Storage, extras: pa.Schema | None, *, rewrite: bool) -> None:

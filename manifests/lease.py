@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from manifests.storage import Storage
 logger = logging.getLogger(__name__)
 
 LEASES = "_state/lease"
+_LEASE_NAME = re.compile(r"[0-9]{9,}\.json")
 TTL_SECONDS = 60.0
 TTL_VARIABLE = "DOODL_LEASE_SECONDS"
 _SAFE_SHARE = 0.75  # of the time to live: after it without a renewal the holder counts as lost
@@ -198,7 +200,7 @@ def _name(epoch: int) -> str:
 
 
 def _epochs(names: list[str]) -> list[int]:
-    return sorted(int(n[:-5]) for n in names if n.endswith(".json") and n[:-5].isdigit())
+    return sorted(int(n[:-5]) for n in names if _LEASE_NAME.fullmatch(n))
 
 
 def lease_holder(storage: Storage) -> dict[str, Any] | None:

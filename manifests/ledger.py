@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from datetime import datetime
@@ -11,12 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.reading import DamagedFileError, parsed
 from manifests.schemas import LEDGER_SCHEMA
 from manifests.secrets import scrub
-from manifests.storage import Storage
+from manifests.storage import Storage, own_files
+
+logger = logging.getLogger(__name__)
 
 LEDGER = "_state/ledger"
 FLUSH_ROWS = 500
+_FILE_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
 _RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -107,17 +112,19 @@ class Ledger:
 
 def ledger_runs(storage: Storage) -> list[str]:
     """Return the ids of the runs that have attempts, oldest first (ids begin with their time)."""
-    folders = storage.folders(LEDGER)
-    return sorted(name.removeprefix("run=") for name in folders if name.startswith("run="))
+    names = (name.removeprefix("run=") for name in storage.folders(LEDGER) if name[:4] == "run=")
+    return sorted(name for name in names if _RUN_ID.match(name))
 
 
 def read_ledger(storage: Storage, run_id: str | None = None) -> pa.Table:
-    """Return the attempts of one run, or of all runs, oldest start first."""
-    runs = [f"run={run_id}"] if run_id is not None else storage.folders(LEDGER)
+    """Return the attempts of one run, or of all runs, oldest start first; less damaged files."""
+    runs = [run_id] if run_id is not None else ledger_runs(storage)
     tables = [LEDGER_SCHEMA.empty_table()]
     for run in runs:
-        folder = f"{LEDGER}/{run}"
-        tables.extend(
-            pq.read_table(storage.open(f"{folder}/{entry.name}")) for entry in storage.files(folder)
-        )
+        folder = f"{LEDGER}/run={run}"
+        for entry in own_files(storage, folder, _FILE_NAME):
+            try:
+                tables.append(parsed(storage, f"{folder}/{entry.name}", pq.read_table))
+            except DamagedFileError as error:
+                logger.warning("%s/%s is passed over (%s)", folder, entry.name, error)
     return pa.concat_tables(tables, promote_options="default").sort_by("started_at")

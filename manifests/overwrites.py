@@ -7,18 +7,20 @@ first kept under a second name, which costs a hard link, until the new row is pu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pyarrow as pa
 
 from manifests.identity import hash_bytes
-from manifests.parts import RESULTS, epoch_of, list_parts, open_part, part_path, read_results
+from manifests.parts import RESULTS, epoch_of, list_parts, part_path, part_schema, read_results
 from manifests.schemas import FILE_COLUMNS, RESULT_SCHEMA
 from manifests.settling import load_staged
 from manifests.staging import StagedRow
-from manifests.storage import Storage
+from manifests.storage import Storage, own_files
 
 OVERWRITTEN = "_state/overwritten"
+_KEPT_NAME = re.compile(r"[0-9a-f]{32}-[0-9]+")
 
 
 def keep_overwritten(storage: Storage, edited_uri: str, epoch: int) -> None:
@@ -67,7 +69,7 @@ def _key(edited_uri: str) -> str:
 def _kept(storage: Storage) -> dict[str, list[int]]:
     """Return {key of the photo's name: the runs that wrote over it}."""
     kept: dict[str, list[int]] = {}
-    for entry in storage.files(OVERWRITTEN):
+    for entry in own_files(storage, OVERWRITTEN, _KEPT_NAME):
         key, _, epoch = entry.name.rpartition("-")
         kept.setdefault(key, []).append(int(epoch))
     return kept
@@ -85,8 +87,7 @@ def _owners(storage: Storage, keys: set[str]) -> dict[str, tuple[str, int]]:
 
     for number in list_parts(storage, RESULTS):
         path = part_path(RESULTS, number)
-        with open_part(storage, path) as file:
-            epoch = epoch_of(file.schema_arrow)
+        epoch = epoch_of(part_schema(storage, path))
         named = read_results(storage, path, schema)
         for column in named.columns:
             for uri in column.drop_null().to_pylist():

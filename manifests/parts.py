@@ -8,16 +8,19 @@ rows stays, empty, so that no reader is left with a listed file that is gone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import OutputCorruptError
+from manifests.reading import DamagedFileError, parsed
 from manifests.schemas import IMAGE_SCHEMA, RESULT_SCHEMA, current_name, with_extras
 from manifests.storage import Entry, Storage
+
+_Parsed = TypeVar("_Parsed")
 
 RESULTS = "results"
 IMAGES = "images"
@@ -27,7 +30,8 @@ EPOCH = b"doodl_epoch"  # in a file's schema metadata: the run that committed it
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 ROW_GROUP_ROWS = 65_536
 
-PART_NAME = re.compile(r"^part-(\d{6,})\.parquet$")
+_PART_NAME = re.compile(r"part-([0-9]{6,})\.parquet")
+_TABLE_NAME = re.compile(r"[^._].*\.parquet", re.IGNORECASE | re.DOTALL)
 
 
 def part_path(folder: str, number: int) -> str:
@@ -38,63 +42,74 @@ def part_path(folder: str, number: int) -> str:
 def list_parts(storage: Storage, folder: str) -> dict[int, Entry]:
     """Return the parts of `results` or `images` by number.
 
-    Names that begin with `.` or `_` are passed over, as every Parquet reader does.
-    Raises: OutputCorruptError if any other file lies there.
+    Raises: OutputCorruptError if another table lies there, which readers would take for results.
     """
-    parts = {}
-    for entry in storage.files(folder):
-        if entry.name.startswith((".", "_")):
-            continue
-        match = PART_NAME.match(entry.name)
-        if match is None:
-            raise OutputCorruptError(
-                f"{storage.uri}/{folder}/{entry.name} is not a part of this job; "
-                f"only Parquet parts may lie in {folder}/: move it elsewhere."
-            )
-        parts[int(match.group(1))] = entry
-    return parts
+    entries = storage.files(folder)
+    for entry in filter(_is_foreign, entries):
+        raise OutputCorruptError(
+            f"{storage.uri}/{folder}/{entry.name} is not a part of this job; "
+            f"only its own Parquet parts may lie in {folder}/: move it elsewhere."
+        )
+    return {int(match[1]): e for e in entries if (match := _PART_NAME.fullmatch(e.name))}
+
+
+def foreign_tables(storage: Storage, folder: str) -> list[str]:
+    """Return the names of Parquet files of `results` or `images` that are no parts of ours.
+
+    Names that begin with `.` or `_` are none: every Parquet reader passes them over.
+    """
+    return [entry.name for entry in filter(_is_foreign, storage.files(folder))]
+
+
+def _is_foreign(entry: Entry) -> bool:
+    is_table = _TABLE_NAME.fullmatch(entry.name) is not None
+    return is_table and _PART_NAME.fullmatch(entry.name) is None
 
 
 def open_part(storage: Storage, path: str) -> pq.ParquetFile:
     """Return a part open for reading.
 
-    Raises: OutputCorruptError if it is not a whole Parquet file.
+    Raises: OutputCorruptError if it is not a whole Parquet file; OSError if it cannot be read now.
     """
+    return parse_part(storage, path, pq.ParquetFile)
+
+
+def part_schema(storage: Storage, path: str) -> pa.Schema:
+    """Return the schema of a part. Raises: as `open_part`."""
+    with open_part(storage, path) as file:
+        return file.schema_arrow
+
+
+def parse_part(storage: Storage, path: str, parse: Callable[[Any], _Parsed]) -> _Parsed:
+    """Return what `parse` makes of a part, given it open for reading. Raises: as `open_part`."""
     try:
-        return pq.ParquetFile(storage.open(path))
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise _corrupt(storage, path, error) from error
-
-
-def _corrupt(storage: Storage, path: str, error: Exception) -> OutputCorruptError:
-    reason = str(error).partition("\n")[0]
-    return OutputCorruptError(
-        f"{storage.uri}/{path} is truncated or damaged ({reason}); restore it from a copy, or "
-        "move it away: its rows will then be done again."
-    )
+        return parsed(storage, path, parse)
+    except DamagedFileError as error:
+        raise OutputCorruptError(
+            f"{storage.uri}/{path} is truncated or damaged ({error}); restore it from a copy, or "
+            "move it away: its rows will then be done again."
+        ) from error
 
 
 def read_part(storage: Storage, path: str, columns: list[str] | None = None) -> pa.Table:
     """Return a part's rows, all or some of its columns.
 
-    Raises: OutputCorruptError if it cannot be read.
+    Raises: as `open_part`.
     """
-    with open_part(storage, path) as file:
-        try:
+
+    def read(source: Any) -> pa.Table:
+        with pq.ParquetFile(source) as file:
             return file.read(columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise _corrupt(storage, path, error) from error
+
+    return parse_part(storage, path, read)
 
 
 def read_results(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
     """Return a results part's rows as a table of `schema`; columns it lacks are null.
 
-    Raises: OutputCorruptError if it cannot be read.
+    Raises: as `open_part`.
     """
-    with open_part(storage, path) as file:
-        held = {current_name(field): field.name for field in file.schema_arrow}
+    held = {current_name(field): field.name for field in part_schema(storage, path)}
     names = [held[name] for name in schema.names if name in held]
     table = read_part(storage, path, names)
     columns = [
@@ -207,8 +222,7 @@ def conform(storage: Storage, extras: pa.Schema) -> int:
     rewritten = 0
     for number in list_parts(storage, RESULTS):
         path = part_path(RESULTS, number)
-        with open_part(storage, path) as file:
-            schema = file.schema_arrow
+        schema = part_schema(storage, path)
         named = [current_name(field) for field in schema]
         if schema.names == named == target.names and schema.types == target.types:
             continue

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from manifests.errors import ManifestError
+from manifests.records import to_records
 from manifests.schemas import (
     INPUT_SCHEMA,
     MANIFEST_SCHEMA,
@@ -116,7 +117,7 @@ def manifest_rows(table: pa.Table, *, batch_rows: int = 1024) -> Iterator[Manife
     ours = {*INPUT_SCHEMA.names, *PROMPT_SCHEMA.names, *_PLAN_COLUMNS}
     extras = [n for n in table.column_names if n not in ours]
     for batch in table.select(names + extras).to_batches(max_chunksize=batch_rows):
-        for record in batch.to_pylist():
+        for record in to_records(batch):
             extra = {name: record.pop(name) for name in extras}
             record["subject_uris"] = tuple(record.get("subject_uris") or ())
             yield ManifestRow(**record, extra=extra)
@@ -169,6 +170,6 @@ def result_rows(table: pa.Table, *, batch_rows: int = 1024) -> Iterator[ResultRo
     """Yield the rows of a result table; columns outside RESULT_SCHEMA become `extra`."""
     extras = [n for n in table.column_names if n not in RESULT_SCHEMA.names]
     for batch in table.to_batches(max_chunksize=batch_rows):
-        for record in batch.to_pylist():
+        for record in to_records(batch):
             extra = {name: record.pop(name) for name in extras}
             yield ResultRow(**record, extra=extra)

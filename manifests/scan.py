@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -15,8 +15,7 @@ from manifests.job import JOB_FILE
 from manifests.paths import PHOTO_SUFFIXES, path_uri, row_id_problem, split_suffix
 from manifests.schemas import INPUT_SCHEMA
 
-logger = logging.getLogger(__name__)
-
+_UNLISTED = b"doodl_unlisted"  # in a table's schema metadata: what `unlisted` returns
 _NOT_TEXT = re.compile("[\udc80-\udcff]")  # how Python spells the bytes it cannot decode
 
 
@@ -32,6 +31,7 @@ def scan_photos(
     file's. A photo is a file whose name ends in one of `suffixes`, whatever is in it. Hidden
     files and folders are passed over, and so is, whole, any folder that holds a `_job.json`: it is
     some job's output. A linked folder is entered once, and not if it lies in `folder` or above it.
+    What cannot be listed below `folder` is left out, and named by `unlisted`.
 
     Raises: ManifestError if `folder` is no readable folder.
     """
@@ -42,7 +42,9 @@ def scan_photos(
         raise ManifestError(
             f"{root} is a job's output (it holds {JOB_FILE}); give the folder of the originals."
         )
-    found = sorted(_photos(str(root), recursive, suffixes), key=lambda photo: photo[0])
+    left_out: list[tuple[str, str]] = []
+    photos = _photos(str(root), recursive, suffixes, left_out)
+    found = sorted(photos, key=lambda photo: photo[0])
     row_ids = [_text(relpath) for relpath, _, _ in found]
     problems = [row_id_problem(row_id) for row_id in row_ids]
     count = len(found)
@@ -54,9 +56,19 @@ def scan_photos(
         "row_error_type": pa.array(["InvalidRow" if p else None for p in problems], pa.string()),
         "row_error": pa.array(problems, pa.string()),
     }
-    return pa.table(
-        [columns.get(f.name, pa.nulls(count, f.type)) for f in INPUT_SCHEMA], schema=INPUT_SCHEMA
-    )
+    schema = INPUT_SCHEMA
+    if left_out:
+        schema = schema.with_metadata({_UNLISTED: json.dumps(left_out).encode()})
+    return pa.table([columns.get(f.name, pa.nulls(count, f.type)) for f in schema], schema=schema)
+
+
+def unlisted(table: pa.Table) -> list[tuple[str, str]]:
+    """Return (path, reason) of what could not be listed when the input table was scanned.
+
+    Whatever photos are there are not in the table: they could not be had, and are not gone.
+    """
+    told = (table.schema.metadata or {}).get(_UNLISTED, b"[]")
+    return [(path, reason) for path, reason in json.loads(told)]
 
 
 def _text(relpath: str) -> str:
@@ -65,9 +77,13 @@ def _text(relpath: str) -> str:
 
 
 def _photos(
-    root: str, recursive: bool, suffixes: Collection[str]
+    root: str, recursive: bool, suffixes: Collection[str], left_out: list[tuple[str, str]]
 ) -> Iterator[tuple[str, int, int]]:
-    """Yield (path below root, size, mtime) of every photo, in no order."""
+    """Yield (path below root, size, mtime) of every photo, in no order.
+
+    What cannot be looked at is added to `left_out`, with the reason. Raises: ManifestError if that
+    is the root itself.
+    """
     real_root = os.path.realpath(root)
     entered: set[tuple[int, int]] = set()
     folders = [""]
@@ -78,7 +94,9 @@ def _photos(
             with os.scandir(path) as scan:
                 entries = list(scan)
         except OSError as error:
-            logger.warning("folder %s cannot be read (%s): its photos are left out", path, error)
+            if not folder:
+                raise ManifestError(f"{root} cannot be listed ({_reason(error)}).") from error
+            left_out.append((path, _reason(error)))
             continue
         if any(entry.name == JOB_FILE for entry in entries):
             continue
@@ -93,8 +111,12 @@ def _photos(
                 elif split_suffix(entry.name)[1].lower() in suffixes and entry.is_file():
                     status = entry.stat()
                     yield below, status.st_size, status.st_mtime_ns
-            except OSError as error:  # a link that loops, a file gone meanwhile
-                logger.warning("%s/%s is passed over (%s)", path, entry.name, error)
+            except OSError as error:  # a link that loops, a name out of reach
+                left_out.append((f"{path}/{entry.name}", _reason(error)))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _may_enter(entry: os.DirEntry[str], real_root: str, entered: set[tuple[int, int]]) -> bool:

@@ -8,6 +8,7 @@ done; never who was first to be compacted. Clocks count between two rows of one 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,18 +20,21 @@ from manifests.parts import (
     RESULTS,
     epoch_of,
     list_parts,
-    open_part,
     part_path,
+    part_schema,
     read_part,
     read_results,
 )
+from manifests.reading import DamagedFileError
+from manifests.records import to_records
 from manifests.schemas import DONE_STATUSES, FILE_COLUMNS, RESULT_SCHEMA
-from manifests.staging import STAGING, DamagedStagedError, StagedRow, read_staged
-from manifests.storage import Storage
+from manifests.staging import STAGED_NAME, STAGING, StagedRow, read_staged, staged_files
+from manifests.storage import Entry, Storage, own_files
 
 logger = logging.getLogger(__name__)
 
 QUARANTINE = "_state/quarantine"
+_ASIDE_NAME = re.compile(rf"{STAGED_NAME.pattern}|(results|images|_state)-.+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -59,23 +63,28 @@ def load_staged(storage: Storage, quarantined: list[str] | None = None) -> list[
     Without the list (a reader, not the driver) a damaged file is passed over.
     """
     rows = []
-    for entry in storage.files(STAGING):
+    for entry in staged_files(storage):
         try:
             rows.append(read_staged(storage, entry.name, entry.size_bytes))
         except FileNotFoundError:
             continue  # compacted meanwhile
-        except DamagedStagedError as error:
+        except DamagedFileError as error:
             logger.warning("staged row %s is damaged (%s): to be done again", entry.name, error)
             if quarantined is not None:
-                quarantine(storage, entry.name)
+                set_aside(storage, f"{STAGING}/{entry.name}")
                 quarantined.append(entry.name)
     return rows
 
 
-def quarantine(storage: Storage, name: str) -> None:
-    """Move a damaged staged file out of the way, for a person to look at."""
-    storage.write(f"{QUARANTINE}/{name}", storage.read(f"{STAGING}/{name}"))
-    storage.delete(f"{STAGING}/{name}")
+def set_aside(storage: Storage, path: str) -> None:
+    """Move a damaged file out of the way, for a person to look at."""
+    name = path.removeprefix(f"{STAGING}/").replace("/", "-")
+    storage.move(path, f"{QUARANTINE}/{name}")
+
+
+def files_set_aside(storage: Storage) -> list[Entry]:
+    """Return the files that were set aside."""
+    return own_files(storage, QUARANTINE, _ASIDE_NAME)
 
 
 def choose(rows: Iterable[StagedRow], redo_epoch: int = 0) -> tuple[list[StagedRow], list[str]]:
@@ -131,15 +140,14 @@ def find_published(storage: Storage, row_ids: Iterable[str]) -> dict[str, Publis
 def find_in_part(storage: Storage, number: int, row_ids: pa.Array) -> dict[str, PublishedRow]:
     """Return those of the rows that one results part holds."""
     path = part_path(RESULTS, number)
-    with open_part(storage, path) as file:
-        epoch = epoch_of(file.schema_arrow)
+    epoch = epoch_of(part_schema(storage, path))
     held = pc.is_in(read_part(storage, path, ["row_id"])["row_id"], row_ids)
     if not pc.any(held).as_py():
         return {}
     columns = ["row_id", "work_key", "status", "finished_at", *FILE_COLUMNS]
     schema = pa.schema([RESULT_SCHEMA.field(name) for name in columns])
     found = {}
-    for record in read_results(storage, path, schema).filter(held).to_pylist():
+    for record in to_records(read_results(storage, path, schema).filter(held)):
         files = tuple(uri for name in FILE_COLUMNS if (uri := record.pop(name)) is not None)
         row_id = record.pop("row_id")
         found[row_id] = PublishedRow(number, epoch, files=files, **record)

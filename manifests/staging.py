@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.parts import epoch_of, with_epoch
+from manifests.reading import parsed
+from manifests.records import to_records
 from manifests.rows import ResultRow, results_table
 from manifests.schemas import (
     DONE_STATUSES,
@@ -18,14 +21,21 @@ from manifests.schemas import (
     IMAGE_SCHEMA,
     RESULT_SCHEMA,
     STAGED_SCHEMA,
+    STATUSES,
     current_name,
 )
-from manifests.storage import Storage
+from manifests.storage import Entry, Storage, own_files
 
 STAGING = "_state/staging"
+STAGED_NAME = re.compile(r"[0-9a-f]+-[0-9a-f]+-[0-9]+(\.failed)?\.parquet")
 _HAS_IMAGE = b"doodl_has_image"
 _RESULT_NAMES = frozenset(RESULT_SCHEMA.names)
 _IMAGE_TYPE = STAGED_SCHEMA.field("edited_image").type
+
+
+def staged_files(storage: Storage) -> list[Entry]:
+    """Return the files of the committed rows that wait for compaction."""
+    return own_files(storage, STAGING, STAGED_NAME)
 
 
 def staged_name(result: ResultRow, epoch: int) -> str:
@@ -34,9 +44,20 @@ def staged_name(result: ResultRow, epoch: int) -> str:
     So rows that share their work (copies) share no file, and neither a failure nor a worker left
     over from an earlier run writes over a success.
     """
-    row = hashlib.blake2b(result.row_id.encode("utf-8", "surrogatepass"), digest_size=8)
     end = "" if result.status in DONE_STATUSES else ".failed"
-    return f"{result.work_key}-{row.hexdigest()}-{epoch}{end}.parquet"
+    return f"{_stem(result)}{epoch}{end}.parquet"
+
+
+def _stem(result: ResultRow) -> str:
+    """Return what the names of a row's staged files of one work begin with, whatever the run."""
+    row = hashlib.blake2b(result.row_id.encode("utf-8", "surrogatepass"), digest_size=8)
+    return f"{result.work_key}-{row.hexdigest()}-"
+
+
+def staged_of(storage: Storage, result: ResultRow) -> list[str]:
+    """Return the names of the staged files of a row and its work, the latest run's first."""
+    names = [e.name for e in staged_files(storage) if e.name.startswith(_stem(result))]
+    return sorted(names, key=lambda name: int(name.split(".")[0].rpartition("-")[2]), reverse=True)
 
 
 def encode_staged(
@@ -97,7 +118,7 @@ class StagedRow:
 def read_staged(storage: Storage, name: str, size_bytes: int = 0) -> StagedRow:
     """Return one staged row, without its photo.
 
-    Raises: FileNotFoundError if it is gone, DamagedStagedError if it cannot be read.
+    Raises: FileNotFoundError if it is gone, DamagedFileError if it cannot be read.
     """
     return _read(storage, name, size_bytes, with_image=False)[0]
 
@@ -110,31 +131,35 @@ def read_staged_whole(storage: Storage, name: str) -> tuple[StagedRow, pa.Record
     return _read(storage, name, 0, with_image=True)
 
 
-class DamagedStagedError(Exception):
-    """A staged file cannot be read as one."""
-
-
 def _read(
     storage: Storage, name: str, size_bytes: int, *, with_image: bool
 ) -> tuple[StagedRow, pa.RecordBatch | None]:
-    try:
-        with pq.ParquetFile(storage.open(f"{STAGING}/{name}")) as file:
+    def parse(source: Any) -> tuple[StagedRow, pa.RecordBatch | None]:
+        with pq.ParquetFile(source) as file:
             schema = file.schema_arrow
             columns = [n for n in schema.names if with_image or n != "edited_image"]
             table = file.read(columns=columns)
         told = table.select([n for n in columns if n != "edited_image"])
-        (record,) = told.rename_columns([current_name(f) for f in told.schema]).to_pylist()
-        if not (record["row_id"] and record["work_key"] and record["status"]):
-            raise ValueError("row_id, work_key or status is null")
+        (record,) = to_records(_typed(told.rename_columns([current_name(f) for f in told.schema])))
+        if not (record["row_id"] and record["work_key"] and record["status"] in STATUSES):
+            raise ValueError("row_id, work_key or status is null, or none that there is")
         has_image = (schema.metadata or {}).get(_HAS_IMAGE) == b"1"
         row = StagedRow(name, size_bytes, epoch_of(schema), has_image, record)
         if not (with_image and has_image):
             return row, None
         return row, table.select(IMAGE_SCHEMA.names).combine_chunks().to_batches()[0]
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise DamagedStagedError(str(error).partition("\n")[0]) from error
+
+    return parsed(storage, f"{STAGING}/{name}", parse)
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """Return the table with its result columns in today's types. Raises: ArrowException."""
+    fields = [
+        f.with_type(RESULT_SCHEMA.field(f.name).type) if f.name in _RESULT_NAMES else f
+        for f in table.schema
+    ]
+    schema = pa.schema(fields, metadata=table.schema.metadata)
+    return table if table.schema == schema else table.cast(schema)
 
 
 def staged_table(rows: list[StagedRow], extras: pa.Schema | None) -> pa.Table:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,6 +27,7 @@ from manifests.paths import has_scheme, is_safe_relpath, local_path
 from manifests.remote import filesystem_of
 
 TEMP_FOLDER = "_state/tmp"
+_TEMP_NAME = re.compile(r"[0-9a-f]+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,15 @@ class Storage(Protocol):
 
     def clear_temporary(self) -> int:
         """Remove what a killed writer left half done, and return how many files that was."""
+
+
+def own_files(storage: Storage, folder: str, names: re.Pattern[str]) -> list[Entry]:
+    """Return the files of a folder that have names of ours.
+
+    What else lies there (.DS_Store, Thumbs.db, a sync tool's copies) is passed over: it is never
+    read and never deleted.
+    """
+    return [entry for entry in storage.files(folder) if names.fullmatch(entry.name)]
 
 
 def open_storage(root: str | os.PathLike[str]) -> Storage:
@@ -139,18 +151,20 @@ class LocalStorage:
         self._sync_folder(target.parent)
 
     def files(self, folder: str) -> list[Entry]:
+        root = str(self.local(folder))
         try:
-            with os.scandir(self.local(folder)) as entries:
-                return sorted(
-                    (
-                        Entry(e.name, e.stat().st_size, e.stat().st_mtime_ns)
-                        for e in entries
-                        if not e.is_dir()
-                    ),
-                    key=lambda entry: entry.name,
-                )
+            with os.scandir(root) as scan:
+                names = sorted(entry.name for entry in scan)
         except FileNotFoundError:
             return []
+        found = []
+        for name in names:
+            # One that is gone meanwhile, or a link to nowhere, hides no other.
+            with suppress(FileNotFoundError):
+                status = os.stat(f"{root}/{name}")  # noqa: PTH116 (a million of them)
+                if not stat.S_ISDIR(status.st_mode):
+                    found.append(Entry(name, status.st_size, status.st_mtime_ns))
+        return found
 
     def folders(self, folder: str) -> list[str]:
         try:
@@ -160,7 +174,11 @@ class LocalStorage:
             return []
 
     def exists(self, path: str) -> bool:
-        return self.local(path).is_file()
+        # Not Path.is_file: to some Pythons a file that cannot be looked at is not there.
+        try:
+            return stat.S_ISREG(self.local(path).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -187,7 +205,7 @@ class LocalStorage:
         self._sync_folder(target.parent)
 
     def clear_temporary(self) -> int:
-        entries = self.files(TEMP_FOLDER)
+        entries = own_files(self, TEMP_FOLDER, _TEMP_NAME)
         for entry in entries:
             self.delete(f"{TEMP_FOLDER}/{entry.name}")
         return len(entries)

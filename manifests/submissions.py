@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from manifests.identity import digest_of
-from manifests.storage import Storage
+from manifests.storage import Storage, own_files
 
 SUBMISSIONS = "_state/submissions"
 KEPT = 50
 _ID = re.compile(r"doodl-batch-[0-9a-f]{16}-([1-9][0-9]{0,8})")
+_RECORD_NAME = re.compile(rf"{_ID.pattern}\.json")
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,7 @@ def remove_submission(storage: Storage, submission_id: str) -> None:
 def read_submissions(storage: Storage) -> list[Submission]:
     """Return the recorded submissions, the newest last; damaged records are passed over."""
     found = []
-    for entry in storage.files(SUBMISSIONS):
-        if entry.name.endswith(".spec.json") or not entry.name.endswith(".json"):
-            continue
+    for entry in own_files(storage, SUBMISSIONS, _RECORD_NAME):
         record = _read(storage, entry.name)
         if record is not None:
             found.append(record)
@@ -86,7 +85,7 @@ def _read(storage: Storage, name: str) -> Submission | None:
     try:
         record: Any = json.loads(storage.read(f"{SUBMISSIONS}/{name}"))
         submission = Submission(**record)
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None
     texts = (submission.submission_id, submission.address, submission.url, submission.submitted_at)
     # The id becomes part of a URL: only ours are taken.

@@ -20,7 +20,7 @@ class UnusableEnvironmentError(PipelineError):
 
 
 class OutputUnwritableError(PipelineError):
-    """The output folder does not take what is written to it: no photo is at fault."""
+    """The output folder does not take or give what is asked of it: no photo is at fault."""
 
     exit_code = 6
 
@@ -42,7 +42,7 @@ class PhotoChangedError(PipelineError):
 
 
 def output_error(error: OSError) -> PipelineError:
-    """Return what a failed write to the output folder means for the run."""
+    """Return what a failed write or read of the output folder means for the run."""
     if error.errno in _FULL:
         return DiskFullError(f"disk full: {error}; free some space and run again.")
-    return OutputUnwritableError(f"the output folder cannot be written: {error}.")
+    return OutputUnwritableError(f"the output folder cannot be written or read: {error}.")

@@ -37,6 +37,7 @@ from manifests.claims import claim_folder
 from manifests.errors import ManifestError
 from manifests.inline import read_input
 from manifests.rows import manifest_rows
+from manifests.scan import unlisted
 from pipeline.inputs import load_input
 from pipeline.spec import make_spec
 
@@ -82,6 +83,10 @@ def read_sources(photos: Sequence[Path], out: Path) -> list[Source]:
         stem = path.stem
         prefix = "" if len(photos) == 1 else f"{_unused(stem, names)}/"
         table = load_input(str(path))
+        for left_out, reason in unlisted(table):
+            raise ManifestError(
+                f"{left_out} cannot be listed ({reason}): the figures would leave its photos out."
+            )
         errors = table["row_error"].to_pylist()
         for row, error in zip(manifest_rows(table), errors, strict=True):
             if error is None and row.image_uri is not None:

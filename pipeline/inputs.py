@@ -13,6 +13,7 @@ from manifests.errors import ManifestError
 from manifests.job import JOB_FILE
 from manifests.paths import TABLE_SUFFIXES, has_scheme, local_path
 from manifests.reader import INVALID_ROW, read_manifest, scan_photos
+from manifests.scan import unlisted
 from manifests.scan_remote import scan_remote
 from pipeline.spec import DIRECTIONS, FROM_PROMPTS, LATENTS_SUFFIX, JobSpec
 
@@ -69,6 +70,15 @@ def load_input(photos: str) -> pa.Table:
     if path.is_file():
         return check_options(read_manifest(path))
     raise ManifestError(f"{photos} does not exist; give a folder of photos or a manifest.")
+
+
+def unlisted_lines(table: pa.Table, most: int = 20) -> list[str]:
+    """Return, for a person, what could not be listed when an input table was scanned."""
+    left_out = unlisted(table)
+    lines = [f"left out, it cannot be listed: {path} ({why})" for path, why in left_out[:most]]
+    if len(left_out) > most:
+        lines.append(f"and {len(left_out) - most:,} more that cannot be listed")
+    return lines
 
 
 def check_options(table: pa.Table) -> pa.Table:

@@ -56,10 +56,17 @@ def _masks_in(folder: Path) -> frozenset[str]:
         raise ManifestError(f"{folder} is no folder; give a folder of masks with --protect.")
     return frozenset(
         (Path(root) / name).relative_to(folder).as_posix()
-        for root, _, names in os.walk(folder)
+        for root, _, names in os.walk(folder, onerror=_refuse_unlisted)
         for name in names
         if name.lower().endswith(MASK_SUFFIXES)
     )
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    """Raise ManifestError: a photo whose mask lies there would be edited unprotected."""
+    raise ManifestError(
+        f"{error.filename}, of the masks of --protect, cannot be listed ({error.strerror})."
+    ) from error
 
 
 def _mask_of(row_id: str, masks: frozenset[str]) -> str | None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from manifests.commits import EDITED, OutputFolder
 from manifests.identity import hash_bytes
 from manifests.parts import IMAGES, list_parts, part_path
-from manifests.settling import QUARANTINE
-from manifests.staging import STAGING
+from manifests.settling import set_aside
 from pipeline.stages import writing_output
 from pipeline.verify import Verdict, part_photos
 
@@ -33,8 +32,7 @@ def repair_output(out: str, verdict: Verdict) -> Repaired:
     with writing_output(), folder.lock():
         for finding in verdict.findings:
             if finding.kind in ("damaged", "foreign") and storage.exists(finding.name):
-                name = finding.name.removeprefix(f"{STAGING}/").replace("/", "-")
-                storage.move(finding.name, f"{QUARANTINE}/{name}")
+                set_aside(storage, finding.name)
                 done.set_aside.append(finding.name)
         lost = {
             finding.row_id: finding.name
@@ -43,7 +41,7 @@ def repair_output(out: str, verdict: Verdict) -> Repaired:
             and finding.row_id is not None
             and finding.name.startswith(f"{EDITED}/")
         }
-        rows = folder.rows(lost)
+        rows = folder.rows(lost) if lost else {}
         for number in list_parts(storage, IMAGES) if lost else ():
             for row_id, data in part_photos(storage, part_path(IMAGES, number)):
                 want = rows[row_id].edited_hash if row_id in lost and row_id in rows else None

@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -21,9 +22,10 @@ from manifests.job import refuse_other_rows
 from manifests.ledger import Ledger
 from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
+from manifests.scan import unlisted
 from manifests.schemas import DONE_STATUSES, extra_schema
 from pipeline.collection import standing
-from pipeline.copies import copy_rows
+from pipeline.copies import Copy, copy_rows, one_of_each_work, planned_copies
 from pipeline.errors import (
     BreakerTrippedError,
     DiskFullError,
@@ -31,7 +33,7 @@ from pipeline.errors import (
     UnusableEnvironmentError,
 )
 from pipeline.feed import Feeder
-from pipeline.inputs import load_rows
+from pipeline.inputs import load_rows, unlisted_lines
 from pipeline.models import resolve_device
 from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
@@ -67,9 +69,10 @@ class RunSummary:
         counts: rows of the manifest by status, and `pending`.
         computed, copied: rows done in this run. statuses: those computed, by status, and the
             rows that could not be (failed).
+        unlisted: what of PHOTOS could not be listed: the photos there are not counted.
         exit_code: 0 no row failed, and none is pending but by --limit, --since or --only-failed;
-            3 some are; 4 breaker, 6 output not writable, 7 disk full, 8 bound of GPU hours
-            reached, 130/143 signals.
+            3 some are, or some could not be listed; 4 breaker, 6 output not writable, 7 disk full,
+            8 bound of GPU hours reached, 130/143 signals.
     """
 
     out: str
@@ -81,6 +84,7 @@ class RunSummary:
     seconds: float = 0.0
     exit_code: int = 0
     stopped_by: str | None = None
+    unlisted: list[str] = field(default_factory=list)
 
 
 def run_job(
@@ -127,12 +131,7 @@ class _Run:
             commit = CommitRows(self.spec, self.fingerprint, job)
             feeder = Feeder(self.spec, self.choice, commit, ledger, self.observer, self.stop)
             try:
-                self._fail_invalid(plan, commit)
-                orphaned = self._copy(plan.copies_first(), feeder, pending_sources=False)
-                # Published before anything is computed: a copy's source may be redone.
-                self.folder.compact(force=True)
-                self._compute(plan, orphaned, ledger, commit, feeder)
-                self._copy(plan.copies_after(), feeder, pending_sources=True)
+                self._process(plan, ledger, commit, feeder)
             except (BreakerTrippedError, DiskFullError, OutputUnwritableError) as reason:
                 self.summary.exit_code, self.summary.stopped_by = reason.exit_code, str(reason)
             finally:
@@ -149,6 +148,8 @@ class _Run:
             job_record(spec), redo=self.choice.redo, moved=self.choice.moved, extras=extras
         )
         self.recording.begin(folder.storage, spec, self.choice, self.fingerprint)
+        self._tell_unlisted(inputs)
+        inputs = inputs.replace_schema_metadata(None)  # it is of this scan, not of the manifest
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(
@@ -169,8 +170,33 @@ class _Run:
         counts = {state: count for state, count in plan.counts.items() if count}
         compute = sum(plan.counts[state] for state in COMPUTED)
         self.observer.event("planned", counts=counts, compute=compute, orphans=plan.num_orphans)
-        folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
+        if not self.summary.unlisted:  # a photo out of sight may be half done
+            folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
         return plan, job
+
+    def _tell_unlisted(self, inputs: pa.Table) -> None:
+        for path, reason in unlisted(inputs):
+            self.observer.event("unlisted", path=path, error=reason)
+            self.summary.unlisted.append(path)
+        for line in unlisted_lines(inputs):
+            self.observer.message(line)
+
+    def _process(self, plan: Plan, ledger: Ledger, commit: CommitRows, feeder: Feeder) -> None:
+        """Copy, fail or compute every row of the plan; each source stands until it is copied."""
+        todo = plan.to_compute()
+        first, after = planned_copies(plan.copies_first()), planned_copies(plan.copies_after())
+        orphaned = self._copy(first, commit, feeder, pending_sources=False)
+        self._fail_invalid(plan, commit)
+        # Published before anything is computed: a copy's source may be redone.
+        self.folder.compact(force=True)
+        alone, others = one_of_each_work(orphaned, todo)
+        self._compute(alone, todo, ledger, commit, feeder)
+        copies = chain(others, after)
+        # A photo computed in this run may be gone before it is copied: its copy is computed then.
+        while orphaned := self._copy(copies, commit, feeder, pending_sources=True):
+            alone, again = one_of_each_work(orphaned, todo.slice(0, 0))
+            self._compute(alone, todo.slice(0, 0), ledger, commit, feeder)
+            copies = chain(again)
 
     def _fail_invalid(self, plan: Plan, commit: CommitRows) -> None:
         """Commit the rows that cannot run; but a photo out of reach tonight keeps its result."""
@@ -199,11 +225,18 @@ class _Run:
             self.invalid += 1
             self._now_and_then(None)
 
-    def _copy(self, copies: pa.Table, feeder: Feeder, *, pending_sources: bool) -> list[WorkItem]:
+    def _copy(
+        self,
+        copies: Iterable[Copy],
+        commit: CommitRows,
+        feeder: Feeder,
+        *,
+        pending_sources: bool,
+    ) -> list[WorkItem]:
         made, orphaned = copy_rows(
             self.folder,
             copies,
-            self.spec,
+            commit,
             pending_sources=pending_sources,
             go_on=lambda: feeder.going_on,
         )
@@ -212,13 +245,12 @@ class _Run:
 
     def _compute(
         self,
-        plan: Plan,
         orphaned: list[WorkItem],
+        todo: pa.Table,
         ledger: Ledger,
         commit: CommitRows,
         feeder: Feeder,
     ) -> None:
-        todo = plan.to_compute()
         total = todo.num_rows + len(orphaned)
         self.observer.start(total)
         self.observer.event("loading", rows=total)
@@ -294,11 +326,13 @@ class _Run:
         elif self.summary.exit_code == 0 and feeder.bound_reached and left_undone > 0:
             self.summary.exit_code = GPU_HOURS_EXIT
             self.summary.stopped_by = f"--max-gpu-hours {self.choice.max_gpu_hours:g} is spent"
-        elif self.summary.exit_code == 0 and (counts["failed"] or left_undone > 0):
+        elif self.summary.exit_code == 0 and (
+            counts["failed"] or left_undone > 0 or self.summary.unlisted
+        ):
             self.summary.exit_code = 3
         if self.summary.stopped_by is not None:
             self.observer.event(
                 "stopped", reason=self.summary.stopped_by, exit_code=self.summary.exit_code
             )
-        if counts["pending"] == 0:
+        if counts["pending"] == 0 and not self.summary.unlisted:
             self.folder.close_redo()

@@ -3,6 +3,7 @@
 Every event has `at` (ISO 8601, UTC), `event` and `run_id`. The events and their further facts:
     started      version, task, model, model_revision, params_fingerprint, device, device_name,
                  runner, workers, batch_size, node, pid, choice
+    unlisted     path, error: a folder or name of PHOTOS that could not be looked at
     planned      counts (rows by state), compute, orphans
     loading      rows: workers are being started for so many
     row          row_id, status, attempt, seconds, worker_seconds, node; failed ones also
@@ -65,7 +66,7 @@ class RunLog:
                 self._file = path.open("ab", buffering=0)
 
     def event(self, name: str, **facts: Any) -> None:
-        if self._full and name in ("row", "message"):
+        if self._full and name in ("row", "message", "unlisted"):
             return
         self._write(name, facts)
         if self._left <= 0 and not self._full:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from manifests.rows import manifest_rows
+from manifests.scan import unlisted
 from pipeline.inputs import load_input
 from pipeline.outcomes import WorkItem
 from pipeline.spec import make_spec
@@ -44,3 +45,5 @@ def score_photos(photos: str, model: str) -> Iterator[ScoredPhoto]:
             yield ScoredPhoto(row.row_id, error=describe(error)[1])
         else:
             yield ScoredPhoto(row.row_id, guide_score, judge_score)
+    for path, reason in unlisted(table):
+        yield ScoredPhoto(path, error=f"left out, it cannot be listed ({reason})")

@@ -60,6 +60,9 @@ OUTPUT_FAULTS = ("disk_full", "unwritable")
 Times = tuple[datetime, datetime]
 """When a row's work began and when it ended."""
 
+NamedFiles = Mapping[str, tuple[str, bytes]]
+"""A row's files by result column: the path below the column's own folder, and the bytes."""
+
 
 @contextmanager
 def writing_output() -> Iterator[None]:
@@ -239,18 +242,44 @@ class CommitRows:
         with writing_output():
             if done.change is not None:
                 self.changes.save(item.work_key, done.change)
-            for column, (relpath, data) in done.files.items():
-                if column == "latents_uri" or self.spec.keep_files:
-                    folder = column.removesuffix("_uri")
-                    source = item.row.image_uri
-                    setattr(row, column, self.out.write_file(folder, relpath, data, source))
-                    if folder == EDITED:
-                        keep_mtime(source, self.out.edited_path(str(row.edited_uri)))
-            if self.spec.sidecar and row.edited_uri is not None:
-                relpath = done.files["edited_uri"][0]
-                self.out.write_edited(f"{relpath}.json", sidecar(row))
-            self.out.stage(row, done.image if self.spec.keep_parquet else None)
+            self._deliver(item, row, done.files, done.image)
             self.out.checkpoints.drop(item.work_key)
+
+    def copied(
+        self, item: WorkItem, source: ResultRow, files: NamedFiles, image: bytes | None
+    ) -> None:
+        """Commit a row whose work is another's, with copies of that one's files."""
+        # The work is the source's: its work_key, fingerprint and seed stay, for a replay.
+        row = replace(
+            source,
+            row_id=item.row_id,
+            image_uri=None if item.row.image_uri is None else scrub_uri(item.row.image_uri),
+            extra=item.row.extra,
+            edited_uri=None,
+            unguided_uri=None,
+            latents_uri=None,
+        )
+        with writing_output():
+            self._deliver(item, row, files, image)
+
+    def keeps_file(self, column: str) -> bool:
+        """Return whether the file of a FILE_COLUMN is kept as one."""
+        return column == "latents_uri" or self.spec.keep_files
+
+    def _deliver(
+        self, item: WorkItem, row: ResultRow, files: NamedFiles, image: bytes | None
+    ) -> None:
+        """Write a row's files and their sidecar, then stage the row."""
+        for column, (relpath, data) in files.items():
+            if self.keeps_file(column):
+                folder, source = column.removesuffix("_uri"), item.row.image_uri
+                setattr(row, column, self.out.write_file(folder, relpath, data, source))
+                if folder == EDITED:
+                    keep_mtime(source, self.out.edited_path(str(row.edited_uri)))
+        if self.spec.sidecar and row.edited_uri is not None:
+            relpath = files["edited_uri"][0]
+            self.out.write_edited(f"{relpath}.json", sidecar(row))
+        self.out.stage(row, image if self.spec.keep_parquet else None)
 
     def failed(self, item: WorkItem, error_type: str, message: str, times: Times) -> None:
         """Commit a row that could not be edited, with its class of error and one line why."""
@@ -269,7 +298,9 @@ class CommitRows:
 
     def load_checkpoint(self, work_key: str) -> bytes | None:
         """Return the newest checkpoint of this work, None if there is none."""
-        return self.out.checkpoints.load(work_key)
+        # One that cannot be read now is no photo's fault, and no reason to begin it anew.
+        with writing_output():
+            return self.out.checkpoints.load(work_key)
 
     def save_checkpoint(self, work_key: str, data: bytes) -> None:
         """Keep a checkpoint of this work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,26 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from manifests.committed import committed_rows
 from manifests.errors import OutputCorruptError
 from manifests.identity import hash_bytes, hash_file
-from manifests.parts import IMAGES, PART_NAME, RESULTS, open_part, read_part
-from manifests.paths import FILE_FOLDERS, is_safe_relpath
+from manifests.parts import (
+    IMAGES,
+    RESULTS,
+    foreign_tables,
+    list_parts,
+    open_part,
+    parse_part,
+    read_part,
+)
+from manifests.paths import FILE_FOLDERS, PHOTO_SUFFIXES, is_safe_relpath
+from manifests.reading import DamagedFileError
+from manifests.records import to_records
 from manifests.schemas import FILE_COLUMNS, RESULT_SCHEMA
-from manifests.settling import QUARANTINE
-from manifests.staging import STAGING, DamagedStagedError, read_staged
+from manifests.settling import QUARANTINE, files_set_aside
+from manifests.staging import STAGING, read_staged, staged_files
 from manifests.storage import Storage
 from manifests.walk import walk_files
 from pipeline.collection import OutputView
@@ -30,6 +42,7 @@ logger = logging.getLogger(__name__)
 KINDS = {
     "damaged": "a part or a staged row that cannot be read",
     "foreign": "a file that is none of this job's, among its tables",
+    "unreadable": "a file that cannot be read now; it may well be whole, and nothing is done to it",
     "double": "a row that two parts hold",
     "missing": "a delivered file that is gone",
     "changed": "a delivered file that is not what its row says",
@@ -41,6 +54,11 @@ KINDS = {
 _COLUMNS = (
     "row_id", "status", "started_at", "finished_at", "edited_hash", *FILE_COLUMNS,
 )  # fmt: skip
+# What delivered files are called: an index of Synology's, or a file of a desktop's, is nobody's.
+_DELIVERED = re.compile(
+    rf"(?!.*/[.@]).+({'|'.join(map(re.escape, sorted(PHOTO_SUFFIXES)))}|\.json|\.safetensors)",
+    re.IGNORECASE | re.DOTALL,
+)
 _CLOCK_SLACK = timedelta(minutes=10)
 
 
@@ -88,7 +106,9 @@ def verify_output(out: str, *, workers: int = 8) -> Verdict:
     verdict = Verdict()
     readable = _check_parts(storage, verdict)
     _check_staged(storage, verdict)
-    unreadable = {f.name for f in verdict.findings if f.kind in ("damaged", "foreign")}
+    unreadable = {
+        f.name for f in verdict.findings if f.kind in ("damaged", "foreign", "unreadable")
+    }
     rows = committed_rows(
         _Without(storage, unreadable),
         pa.schema([RESULT_SCHEMA.field(name) for name in _COLUMNS]),
@@ -120,39 +140,43 @@ def _check_parts(storage: Storage, verdict: Verdict) -> dict[str, list[str]]:
     """Return the parts that can be read, by folder."""
     readable: dict[str, list[str]] = {RESULTS: [], IMAGES: []}
     for folder, paths in readable.items():
-        for entry in storage.files(folder):
+        for name in foreign_tables(storage, folder):
+            verdict.findings.append(Finding("foreign", f"{folder}/{name}", "move it elsewhere"))
+        mine = _Without(storage, {finding.name for finding in verdict.findings})
+        for entry in list_parts(mine, folder).values():
             path = f"{folder}/{entry.name}"
-            if entry.name.startswith((".", "_")):
-                continue
-            if PART_NAME.match(entry.name) is None:
-                verdict.findings.append(Finding("foreign", path, "move it elsewhere"))
-                continue
             try:
-                _read_through(storage, path)
-            except (OutputCorruptError, OSError, pa.ArrowException) as error:
-                verdict.findings.append(Finding("damaged", path, _first_line(error)))
+                parse_part(storage, path, _read_through)
+            except (OutputCorruptError, OSError) as error:
+                verdict.findings.append(_finding(error, path))
             else:
                 paths.append(path)
     return readable
 
 
-def _read_through(storage: Storage, path: str) -> None:
+def _finding(error: Exception, path: str, row_id: str | None = None) -> Finding:
+    """Return what it means that a file cannot be read: damage, or that it cannot be had now."""
+    kind = "unreadable" if isinstance(error, OSError) else "damaged"
+    return Finding(kind, path, _first_line(error), row_id)
+
+
+def _read_through(source: Any) -> None:
     """Decode a part, one row group at a time: damage may lie anywhere in it."""
-    with open_part(storage, path) as part:
+    with pq.ParquetFile(source) as part:
         for group in range(part.num_row_groups):
             part.read_row_group(group)
 
 
 def _check_staged(storage: Storage, verdict: Verdict) -> None:
-    for entry in storage.files(STAGING):
+    for entry in staged_files(storage):
         path = f"{STAGING}/{entry.name}"
         try:
             read_staged(storage, entry.name)
         except FileNotFoundError:
             continue  # compacted meanwhile
-        except DamagedStagedError as error:
-            verdict.findings.append(Finding("damaged", path, _first_line(error)))
-    for entry in storage.files(QUARANTINE):
+        except (DamagedFileError, OSError) as error:
+            verdict.findings.append(_finding(error, path))
+    for entry in files_set_aside(storage):
         detail = "nothing reads it; delete it when you have looked at it"
         verdict.findings.append(Finding("set aside", f"{QUARANTINE}/{entry.name}", detail))
 
@@ -174,7 +198,7 @@ def _check_clocks(rows: pa.Table, verdict: Verdict) -> None:
         pc.fill_null(pc.greater(ended, pa.scalar(latest, ended.type)), False),
         pc.fill_null(pc.less(ended, rows["started_at"]), False),
     )
-    for row in rows.filter(wrong).select(["row_id", "started_at", "finished_at"]).to_pylist():
+    for row in to_records(rows.filter(wrong).select(["row_id", "started_at", "finished_at"])):
         detail = f"{row['started_at']} to {row['finished_at']}; nothing is decided by it"
         verdict.findings.append(Finding("clock", row["row_id"], detail, row["row_id"]))
 
@@ -198,16 +222,20 @@ def _check_files(storage: Storage, rows: pa.Table, verdict: Verdict, workers: in
         hashes = pool.map(lambda one: _hash(storage, one[1]), to_hash)
         for (row_id, uri, recorded), found in zip(to_hash, hashes, strict=True):
             verdict.photos += 1
-            if recorded is None:
+            if isinstance(found, FileNotFoundError):
+                verdict.findings.append(Finding("missing", uri, "not there", row_id))
+            elif isinstance(found, OSError):
+                verdict.findings.append(_finding(found, uri, row_id))
+            elif recorded is None:
                 verdict.unhashed += 1
-            elif isinstance(found, Exception):
-                detail = f"cannot be read: {_first_line(found)}"
-                verdict.findings.append(Finding("changed", uri, detail, row_id))
             elif found != recorded:
                 detail = f"its hash is {found}, its row says {recorded}"
                 verdict.findings.append(Finding("changed", uri, detail, row_id))
+    books = (f"{RESULTS}/", f"{STAGING}/")
+    if any(f.kind == "unreadable" and f.name.startswith(books) for f in verdict.findings):
+        return  # the rows that cannot be read now may name what else is there
     sidecars = {f"{uri}.json" for uri in named}
-    for path in sorted(there - named - sidecars):
+    for path in sorted(filter(_DELIVERED.fullmatch, there - named - sidecars)):
         verdict.findings.append(Finding("orphaned", path, "no row names it"))
 
 

@@ -1,6 +1,7 @@
 """Which errors a scheduler tells apart, and by which number."""
 
 import errno
+from zoneinfo import ZoneInfoNotFoundError
 
 import pyarrow as pa
 import pytest
@@ -27,6 +28,10 @@ from pipeline.errors import BreakerTrippedError
         (PermissionError(errno.EACCES, "x"), exits.ENVIRONMENT),
         (PermissionError("without a number"), exits.ENVIRONMENT),
         (OSError(errno.EMFILE, "x"), None),
+        (OSError(errno.ESTALE, "x"), exits.ENVIRONMENT),
+        (MemoryError(), exits.ENVIRONMENT),
+        (pa.ArrowMemoryError("x"), exits.ENVIRONMENT),
+        (ZoneInfoNotFoundError("x"), exits.ENVIRONMENT),
         (ModelError("x"), exits.ENVIRONMENT),
         (BreakerTrippedError("x"), exits.BREAKER),
         (OutputLockedError("x", {}, "skip"), exits.OK),

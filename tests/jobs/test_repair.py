@@ -90,12 +90,12 @@ def test_what_makes_no_sense_is_one_line_and_exit_2(call, mixed, words, said):
 def test_verify_names_repairs_and_hands_over_to_retry(call, mixed):
     assert call("verify", mixed.out)[0] == 0
     Path(mixed.out, "edited/a.jpg").unlink()
-    Path(mixed.out, "results/stray.csv").write_text("1")
+    Path(mixed.out, "results/stray.parquet").write_text("1")
     code, out, err = call("verify", mixed.out)
     assert code == 3
     assert "missing: 1" in out
     assert "edited/a.jpg" in out
-    assert "results/stray.csv" in out
+    assert "results/stray.parquet" in out
     assert "--repair" in err
     code, out, err = call("verify", mixed.out, "--repair")
     assert code == 0, out

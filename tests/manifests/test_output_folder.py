@@ -207,11 +207,11 @@ def test_write_limit_of_the_process_leaves_no_readable_partial_file(tmp_path: Pa
 def test_foreign_file_among_the_results_is_named(out: OutputFolder) -> None:
     commit(out, result("a.jpg"))
     compact(out)
-    Path(out.uri, "results/notes.txt").write_text("hello")
+    Path(out.uri, "results/notes.parquet").write_text("hello")
     for act in (out.done, out.results):
-        with pytest.raises(OutputCorruptError, match=r"results/notes.txt is not a part.*move it"):
+        with pytest.raises(OutputCorruptError, match=r"notes.parquet is not a part.*move it"):
             act()
-    Path(out.uri, "results/notes.txt").rename(Path(out.uri, "results/.DS_Store"))
+    Path(out.uri, "results/notes.parquet").rename(Path(out.uri, "results/.DS_Store"))
     assert out.done().num_rows == 1
 
 

@@ -105,14 +105,14 @@ def test_a_part_damaged_in_its_middle_is_named(done):
 
 
 def test_a_foreign_file_among_the_results_is_named_moved_aside_and_kept(done):
-    foreign = Path(done.out) / "results" / "notes.txt"
+    foreign = Path(done.out) / "results" / "notes.parquet"
     foreign.write_text("mine")
-    with pytest.raises(OutputCorruptError, match=r"notes\.txt"):
+    with pytest.raises(OutputCorruptError, match=r"notes\.parquet"):
         run_job(done)
-    assert found(done) == {("foreign", "results/notes.txt")}
+    assert found(done) == {("foreign", "results/notes.parquet")}
     repair_output(done.out, verify_output(done.out))
     assert run_job(done).counts["ok"] == 4
-    assert (Path(done.out) / "_state/quarantine/results-notes.txt").read_text() == "mine"
+    assert (Path(done.out) / "_state/quarantine/results-notes.parquet").read_text() == "mine"
 
 
 def test_a_corrupted_staged_row_is_named_and_done_again_and_no_other(edits, done):
