@@ -165,8 +165,10 @@ def _is_far(uri: str) -> bool:
 def _stat(uri: str) -> tuple[int | None, int | None] | Exception:
     try:
         return stat_input(uri)
-    except (OSError, MemoryError) as error:
+    except OSError as error:
         return error
+    except MemoryError:  # of whatever library: its class is to be the one that is tried again
+        return MemoryError("out of memory")
 
 
 def _hash(uri: str) -> tuple[str, int] | Exception:
@@ -174,8 +176,10 @@ def _hash(uri: str) -> tuple[str, int] | Exception:
     now = time.time_ns()
     try:
         return hash_input(uri), now
-    except (OSError, MemoryError) as error:
+    except OSError as error:
         return error
+    except MemoryError:  # of whatever library: its class is to be the one that is tried again
+        return MemoryError("out of memory")
 
 
 def _remembered(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:

@@ -135,8 +135,15 @@ def in_time(ask: Callable[[], T]) -> T:
 
 
 def _read(uri: str) -> bytes:
+    from pyarrow import fs
+
     filesystem, path = filesystem_of(uri)
-    with filesystem.open_input_stream(path) as stream:
+    if isinstance(filesystem, fs.PyFileSystem):
+        # Arrow asks fsspec's `isfile` first, to which a broken connection is no file.
+        opened = filesystem.handler.fs.open(path, "rb")
+    else:
+        opened = filesystem.open_input_stream(path)
+    with opened as stream:
         data = stream.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
         raise AddressError(f"{shown(uri)}: larger than {MAX_INPUT_BYTES:,} bytes")
