@@ -150,6 +150,8 @@ def address_error(uri: str, error: Exception) -> AddressError:
     reason = _first_line(error)
     for secret in _secrets(uri):
         reason = reason.replace(secret, "...")
+    if reason.startswith(shown(uri)):  # as clients say that nothing is there
+        reason = type(error).__name__
     text = f"{shown(uri)}: {reason[:_MAX_REASON_CHARS]}"
     status = _status(error)
     if status is not None:

@@ -94,7 +94,7 @@ def _as_inputs(path: str, needs_image: bool, own_columns: pa.Schema | None) -> p
     columns["image_uri"], columns["row_id"] = _resolved(
         path, columns, hashes, table.num_rows, errors, needs_image
     )
-    wrong = _wrong_addresses(written, hashes)
+    wrong = wrong_addresses(written, hashes)
     if "subject_uris" in columns:
         columns["subject_uris"] = _full_subjects(columns["subject_uris"], path, errors, wrong)
     if hashes is not None:
@@ -257,13 +257,15 @@ def _resolved(
     return pa.array(full_uris, pa.string()), pa.array(own_ids, pa.string())
 
 
-# An address of the common kinds, of plain characters: nothing can be wrong with it as written.
+# Addresses of the common kinds with nothing wrong in them: the others are looked at one by one.
+_HOST = r"[A-Za-z0-9][A-Za-z0-9-]{0,62}(\.[a-z0-9-]{1,63})*"
 _PLAIN_ADDRESS = (
-    r"^[^:]*$|^(s3|https?)://[A-Za-z0-9][A-Za-z0-9-]{0,62}(\.[a-z0-9-]{1,63})*/[A-Za-z0-9_./ -]+$"
+    rf"(?s)^[^:]*$|^s3://{_HOST}/.+$|"
+    rf"^https?://{_HOST}(:[1-9][0-9]{{0,3}})?/([^\x00-\x1f\x7f\\%]|%[0-9A-Fa-f]{{2}})*$"
 )
 
 
-def _wrong_addresses(uris: Any, hashes: list[str | None] | None) -> dict[int, str]:
+def wrong_addresses(uris: Any, hashes: list[str | None] | None) -> dict[int, str]:
     """Return {row: what is wrong with its address}; a photo in the manifest itself needs none."""
     if uris is None:
         return {}

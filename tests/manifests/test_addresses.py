@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
 
 from manifests import deadline, remote
 from manifests.addresses import address_problem
@@ -14,7 +16,7 @@ from manifests.errors import AddressError, OutOfReachError
 from manifests.hashes import hash_inputs
 from manifests.identity import hash_bytes
 from manifests.inline import hash_input, read_input
-from manifests.reader import read_manifest
+from manifests.reader import wrong_addresses, read_manifest
 from tests.web_server import (
     drop,
     flood,
@@ -294,6 +296,19 @@ def test_half_a_character_in_an_address_fails_its_row_alone(tmp_path):
     assert table["row_error_type"].to_pylist() == [
         None, "FileNotFoundError", "AddressError", "AddressError",
     ]  # fmt: skip
+
+
+PARTS = (
+    "http://", "https://h", "s3://", "file://", "hf://", "data:", "a", "b.c", "..", "/", ":", ":80",
+    ":0", ":99999", "%", "%20", "%zz", "\n", "\\", "é", "?", "#", "[", "@", " ", "x" * 64, "h.org/",
+)  # fmt: skip
+
+
+@given(st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("".join), min_size=1))
+def test_a_table_of_addresses_is_judged_as_each_of_them(uris):
+    found = wrong_addresses(pa.chunked_array([uris]), None)
+    each = {row: address_problem(uri) for row, uri in enumerate(uris)}
+    assert found == {row: f"photo cannot be read: {p}" for row, p in each.items() if p}
 
 
 def test_a_manifests_addresses_are_judged_as_written(tmp_path):
