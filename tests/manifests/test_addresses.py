@@ -16,7 +16,7 @@ from manifests.errors import AddressError, OutOfReachError
 from manifests.hashes import hash_inputs
 from manifests.identity import hash_bytes
 from manifests.inline import hash_input, read_input
-from manifests.reader import wrong_addresses, read_manifest
+from manifests.reader import read_manifest, wrong_addresses
 from tests.web_server import (
     drop,
     flood,
