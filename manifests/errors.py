@@ -10,6 +10,17 @@ class ManifestError(Exception):
     """A manifest, a result table or an output folder is not as it must be."""
 
 
+class AddressError(OSError):
+    """What an address names cannot be had, tomorrow as little as today.
+
+    It is wrong as written, or its place answers that there is nothing, or nothing for us.
+    """
+
+
+class OutOfReachError(AddressError):
+    """An address's place did not answer, or not to the end: another night may go better."""
+
+
 class JobConflictError(ManifestError):
     """The output folder belongs to a job with other result-changing options.
 

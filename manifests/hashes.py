@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.identity import hash_bytes, hash_file
-from manifests.inline import is_inline, read_input
+from manifests.addresses import said
+from manifests.errors import AddressError
+from manifests.inline import hash_input, stat_input
 from manifests.paths import local_path
 from manifests.reading import DamagedFileError, parsed
-from manifests.remote import filesystem_of, is_web
+from manifests.remote import is_web
 from manifests.secrets import scrub
 from manifests.storage import Storage
 
@@ -40,6 +39,7 @@ Two seconds is the coarsest modification time in use, FAT's.
 """
 
 _CHUNK_ROWS = 65_536
+_TELL_SECONDS = 1.0
 
 
 def hash_inputs(
@@ -69,9 +69,10 @@ def hash_inputs(
     photos = photos.rename_columns(["uri", "size_bytes", "mtime_ns"])
     subjects = _subjects(inputs)
     files = pa.concat_tables([photos, subjects]) if subjects.num_rows else photos
-    files, errors = _with_stats(files)
-    hashes = _remembered(files, known)
-    fresh = _hash_missing(files, hashes, errors, workers, progress)
+    with ThreadPoolExecutor(workers or 4 * (os.cpu_count() or 1)) as pool:
+        files, errors = _with_stats(files, pool)
+        hashes = _remembered(files, known)
+        fresh = _hash_missing(files, hashes, errors, pool, progress)
     if fresh:
         hashes = _filled(hashes, fresh)
         _write_cache(storage, known, files, fresh)
@@ -131,9 +132,9 @@ def _subjects(inputs: pa.Table) -> pa.Table:
     return pa.table({"uri": uris, "size_bytes": unknown, "mtime_ns": unknown})
 
 
-def _with_stats(files: pa.Table) -> tuple[pa.Table, dict[int, OSError]]:
+def _with_stats(files: pa.Table, pool: ThreadPoolExecutor) -> tuple[pa.Table, dict[int, Exception]]:
     """Return the files with the sizes and times that were unknown, and the files not to be had."""
-    errors: dict[int, OSError] = {}
+    errors: dict[int, Exception] = {}
     unknown = pc.is_null(files["size_bytes"])
     if not pc.any(unknown).as_py():
         return files, errors
@@ -141,36 +142,44 @@ def _with_stats(files: pa.Table) -> tuple[pa.Table, dict[int, OSError]]:
     uris = files["uri"].filter(unknown)
     sizes, mtimes = [], []
     for first in range(0, len(uris), _CHUNK_ROWS):
+        chunk = uris.slice(first, _CHUNK_ROWS).to_pylist()
+        # A store's answers take time and threads; local files answer faster than threads start.
+        outcomes = (pool.map if any(map(_is_far, chunk)) else map)(_stat, chunk)
         found: list[tuple[int | None, int | None]] = []
-        for offset, uri in enumerate(uris.slice(first, _CHUNK_ROWS).to_pylist()):
-            try:
-                found.append(_stat(uri))
-            except OSError as error:
-                errors[places[first + offset].as_py()] = error
+        for offset, outcome in enumerate(outcomes):
+            if isinstance(outcome, Exception):
+                errors[places[first + offset].as_py()] = outcome
                 found.append((None, None))
+            else:
+                found.append(outcome)
         sizes.append(pa.array([size for size, _ in found], pa.int64()))
         mtimes.append(pa.array([mtime for _, mtime in found], pa.int64()))
     files = _replace(files, "size_bytes", unknown, pa.chunked_array(sizes, pa.int64()))
     return _replace(files, "mtime_ns", unknown, pa.chunked_array(mtimes, pa.int64())), errors
 
 
-def _stat(uri: str) -> tuple[int | None, int | None]:
-    if is_inline(uri) or is_web(uri):
-        return None, None
-    path = uri if uri.startswith("/") else local_path(uri)
-    if path is not None:
-        status = os.stat(path)  # noqa: PTH116 (a million of them)
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            # A pipe or a device would be read for ever; a folder says so itself.
-            raise OSError(errno.EINVAL, "not a regular file")
-        return status.st_size, status.st_mtime_ns
-    from pyarrow import fs
+def _is_far(uri: str) -> bool:
+    return local_path(uri) is None and not is_web(uri)
 
-    filesystem, name = filesystem_of(uri)
-    info = filesystem.get_file_info(name)
-    if info.type == fs.FileType.NotFound:
-        raise FileNotFoundError(f"{uri} does not exist")
-    return info.size, info.mtime_ns
+
+def _stat(uri: str) -> tuple[int | None, int | None] | Exception:
+    try:
+        return stat_input(uri)
+    except OSError as error:
+        return error
+    except MemoryError:  # of whatever library: its class is to be the one that is tried again
+        return MemoryError("out of memory")
+
+
+def _hash(uri: str) -> tuple[str, int] | Exception:
+    """Return (hash, when): the time before reading, as what changes meanwhile is then young."""
+    now = time.time_ns()
+    try:
+        return hash_input(uri), now
+    except OSError as error:
+        return error
+    except MemoryError:  # of whatever library: its class is to be the one that is tried again
+        return MemoryError("out of memory")
 
 
 def _remembered(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:
@@ -191,8 +200,8 @@ def _remembered(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:
 def _hash_missing(
     files: pa.Table,
     hashes: pa.ChunkedArray,
-    errors: dict[int, OSError],
-    workers: int | None,
+    errors: dict[int, Exception],
+    pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, tuple[str, int]]:
     """Return {index: (hash, when)} of the files not remembered; add to `errors` those not read."""
@@ -200,27 +209,28 @@ def _hash_missing(
     fresh: dict[int, tuple[str, int]] = {}
     if not missing:
         return fresh
-    uris: Sequence[str] = files["uri"].take(pa.array(missing)).to_pylist()
-
-    def hash_one(uri: str) -> tuple[str, int] | OSError:
-        now = time.time_ns()  # before reading: what changes meanwhile is then young
-        try:
-            path = None if is_inline(uri) else local_path(uri)
-            return (hash_bytes(read_input(uri)) if path is None else hash_file(path)), now
-        except OSError as error:
-            return error
-
-    with ThreadPoolExecutor(workers or 4 * (os.cpu_count() or 1)) as pool:
-        for count, (index, outcome) in enumerate(
-            zip(missing, pool.map(hash_one, uris, chunksize=16), strict=True), 1
-        ):
-            if isinstance(outcome, OSError):
+    futures = [pool.submit(_hash, uri) for uri in files["uri"].take(pa.array(missing)).to_pylist()]
+    try:
+        for count, (index, future) in enumerate(zip(missing, futures, strict=True), 1):
+            while not (future.done() or _done(future)):
+                if progress is not None:
+                    progress(count - 1, len(missing))
+            outcome = future.result()
+            if isinstance(outcome, Exception):
                 errors[index] = outcome
             else:
                 fresh[index] = outcome
             if progress is not None and (count % 256 == 0 or count == len(missing)):
                 progress(count, len(missing))
+    finally:
+        for future in futures:
+            future.cancel()
     return fresh
+
+
+def _done(future: Future[Any]) -> bool:
+    """Return whether a future is done, having waited a little for it: `progress` may end a run."""
+    return bool(wait([future], timeout=_TELL_SECONDS).done)
 
 
 def _nulls(array: pa.ChunkedArray) -> list[int]:
@@ -241,7 +251,7 @@ def _put(
     wanted: pa.ChunkedArray,
     files: pa.Table,
     hashes: pa.ChunkedArray,
-    errors: dict[int, OSError],
+    errors: dict[int, Exception],
 ) -> pa.Table:
     """Return the table with the wanted rows' sizes, times, hashes and errors in place."""
     for name, values in (
@@ -255,14 +265,15 @@ def _put(
         messages: list[str | None] = [None] * len(hashes)
         for index, error in errors.items():
             kinds[index] = type(error).__name__
-            messages[index] = f"photo cannot be read: {_said(error)}"
+            messages[index] = f"photo cannot be read: {said(error)}"
         inputs = _replace(inputs, "row_error_type", wanted, pa.array(kinds, pa.string()))
         inputs = _replace(inputs, "row_error", wanted, pa.array(messages, pa.string()))
     return inputs
 
 
-def _said(error: OSError) -> str:
-    return scrub(str(error.strerror or error).partition("\n")[0])
+def subject_named(uri: str, error: Exception) -> str:
+    """Return what to call a subject photo that cannot be read; an address's error names it."""
+    return "subject photo" if isinstance(error, AddressError) else f"subject photo {scrub(uri)!r}"
 
 
 def _replace(table: pa.Table, name: str, mask: Any, values: Any) -> pa.Table:
@@ -275,7 +286,7 @@ def _replace(table: pa.Table, name: str, mask: Any, values: Any) -> pa.Table:
 
 
 def _put_subjects(
-    inputs: pa.Table, hashes: dict[str, str | None], errors: dict[str, OSError]
+    inputs: pa.Table, hashes: dict[str, str | None], errors: dict[str, Exception]
 ) -> pa.Table:
     kinds, messages = inputs["row_error_type"].to_pylist(), inputs["row_error"].to_pylist()
     rows: list[list[str | None] | None] = []
@@ -285,7 +296,7 @@ def _put_subjects(
         if broken and messages[index] is None:
             error = errors[broken[0]]
             kinds[index] = type(error).__name__
-            messages[index] = f"subject photo {scrub(broken[0])!r} cannot be read: {_said(error)}"
+            messages[index] = f"{subject_named(broken[0], error)} cannot be read: {said(error)}"
     for name, values in (
         ("subject_hashes", rows),
         ("row_error_type", kinds),

@@ -127,6 +127,11 @@ def row_seed(work_key: str, seed: int | None = None) -> int:
     return int(digest_of(b"seed/1", (work_key.encode(),))[:16], 16) >> 1
 
 
+def new_hash() -> Any:
+    """Return the state of a content hash, which takes the bytes by its `update`."""
+    return hashlib.blake2b(digest_size=KEY_BYTES)
+
+
 def hash_bytes(data: bytes | bytearray | memoryview) -> str:
     """Return the content hash of `data`."""
     return hashlib.blake2b(data, digest_size=KEY_BYTES).hexdigest()
@@ -138,5 +143,5 @@ def hash_file(path: str | PathLike[str]) -> str:
     Raises: OSError as `open` and `read` do.
     """
     with open(path, "rb") as file:  # noqa: PTH123 (surrogate-escaped names come as str)
-        state = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES))
+        state = hashlib.file_digest(file, new_hash)
     return state.hexdigest()

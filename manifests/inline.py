@@ -7,7 +7,12 @@ needs the photo reads it there.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +20,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.addresses import address_problem, reaching
+from manifests.errors import AddressError
+from manifests.identity import hash_bytes, hash_file, new_hash
 from manifests.paths import local_path
-from manifests.remote import filesystem_of, read_remote
+from manifests.remote import (
+    filesystem_of,
+    in_time,
+    is_web,
+    read_pieces,
+    read_remote,
+    stat_remote,
+)
 
 _INLINE = re.compile(r"^(?P<path>.+\.parquet)#row=(?P<row>\d+)$", re.IGNORECASE | re.DOTALL)
 IMAGE_COLUMN = "image"
@@ -35,23 +50,77 @@ def is_inline(uri: str) -> bool:
 def read_input(uri: str) -> bytes:
     """Return the bytes of the photo that a row's image_uri names.
 
-    Raises: OSError if it is not there or cannot be read.
+    Raises: OSError if it is not there or cannot be read: AddressError or OutOfReachError, or of a
+        local file what the system says.
     """
-    match = _INLINE.match(uri)
-    if match is not None:
-        return _read_inline(match["path"], int(match["row"]))
-    path = local_path(uri)
-    if path is not None:
-        return Path(path).read_bytes()
-    return read_remote(uri)
+    with _asking(uri):
+        if is_inline(uri):
+            return _read_inline(uri)
+        path = local_path(uri)
+        if path is not None:
+            _refuse_irregular(os.stat(path))  # noqa: PTH116 (as the system says it)
+            return Path(path).read_bytes()
+        return read_remote(uri)
+
+
+def hash_input(uri: str) -> str:
+    """Return the hash of the bytes that `read_input` returns, without holding them all.
+
+    Raises: OSError as `read_input` does.
+    """
+    with _asking(uri):
+        if is_inline(uri):
+            return hash_bytes(_read_inline(uri))
+        path = local_path(uri)
+        if path is not None:
+            return hash_file(path)
+        state = new_hash()
+        read_pieces(uri, state.update)
+        return str(state.hexdigest())
+
+
+def stat_input(uri: str) -> tuple[int | None, int | None]:
+    """Return (size, modification time in ns) of a photo, None for what its place does not tell.
+
+    Raises: OSError as `read_input` does.
+    """
+    with _asking(uri):
+        if is_inline(uri):
+            return None, None
+        path = uri if uri.startswith("/") else local_path(uri)
+        if path is None:
+            return stat_remote(uri)
+        status = os.stat(path)  # noqa: PTH116 (a million of them)
+        _refuse_irregular(status)
+        return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _asking(uri: str) -> Iterator[None]:
+    with reaching(uri):
+        if problem := address_problem(uri):
+            raise AddressError(problem)
+        yield
+
+
+def _refuse_irregular(status: os.stat_result) -> None:
+    """Raise OSError for a pipe or a device, which would be read for ever; a folder says so."""
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def open_table(uri: str) -> Any:
-    """Return a manifest file open for reading: a local path stays one, for Arrow to map."""
+    """Return a manifest file open for reading: a local path stays one, for Arrow to map.
+
+    Raises: OSError if its place is wrong or out of reach.
+    """
     if local_path(uri) is not None:
         return local_path(uri)
-    filesystem, path = filesystem_of(uri)
-    return filesystem.open_input_file(path)
+    with reaching(uri):
+        if is_web(uri) and not uri.lower().endswith(".parquet"):
+            return pa.BufferReader(read_remote(uri))
+        filesystem, path = filesystem_of(uri)
+        return filesystem.open_input_file(path)
 
 
 def read_table_bytes(uri: str) -> bytes:
@@ -63,7 +132,16 @@ def read_table_bytes(uri: str) -> bytes:
         return source.read()
 
 
-def _read_inline(path: str, row: int) -> bytes:
+def _read_inline(uri: str) -> bytes:
+    match = _INLINE.match(uri)
+    assert match is not None
+    path, row = match["path"], int(match["row"])
+    if local_path(path) is None:
+        return in_time(lambda: _read_row(path, row))
+    return _read_row(path, row)
+
+
+def _read_row(path: str, row: int) -> bytes:
     group, first = _group_of(path, row)
     with pq.ParquetFile(open_table(path)) as file:
         offset = row - first

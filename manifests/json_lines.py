@@ -31,4 +31,19 @@ def read_json_lines(data: bytes) -> pa.Table:
             raise ManifestError(f"line {number} is a {type(row).__name__}, want an object {{…}}")
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except UnicodeEncodeError:  # half of a character, which JSON can write and UTF-8 cannot
+        if name not in ("image_uri", "subject_uris"):
+            raise
+        return pa.array([_escaped(value) for value in values])  # one row's fault, and no others'
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return [_escaped(item) for item in value] if isinstance(value, list) else value

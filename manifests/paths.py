@@ -158,7 +158,7 @@ def local_path(uri: str) -> str | None:
 
     A `file://` URI may hold any bytes, percent-encoded: file names that are not UTF-8 travel so.
     """
-    if uri.startswith("file://"):
+    if uri[:7].lower() == "file://":
         _, slash, path = uri[len("file://") :].partition("/")  # before the slash: a host
         return os.fsdecode(unquote_to_bytes(slash + path))
     return None if has_scheme(uri) else uri

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.errors import ManifestError
+from manifests.addresses import address_problem, reaching
+from manifests.errors import AddressError, ManifestError
 from manifests.identity import hash_bytes
 from manifests.inline import IMAGE_COLUMN, open_table, photo_bytes, read_table_bytes
 from manifests.json_lines import read_json_lines
 from manifests.naming import full_uri, prompt_name, resolve_plain_rows, resolve_rows
-from manifests.paths import has_scheme
+from manifests.paths import has_scheme, local_path
 from manifests.scan import scan_photos
 from manifests.schemas import INPUT_SCHEMA, MANIFEST_SCHEMA, RESERVED_NAMES
 
@@ -53,7 +55,7 @@ def read_manifest(
         path = str(Path(path).absolute())
     try:
         return _as_inputs(path, needs_image, own_columns)
-    except (pa.ArrowException, UnicodeError, OverflowError, RecursionError) as error:
+    except (AddressError, pa.ArrowException, UnicodeError, OverflowError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -65,7 +67,9 @@ def _unreadable(path: str, error: Exception) -> ManifestError:
 
 
 def _as_inputs(path: str, needs_image: bool, own_columns: pa.Schema | None) -> pa.Table:
-    table, hashes = _read_file(path)
+    # A client of somebody else's may raise anything.
+    with nullcontext() if local_path(path) is not None else reaching(path):
+        table, hashes = _read_file(path)
     # Damaged text and lengths that lie are found here, and not where a row's value is used.
     table.validate(full=True)
     if twice := sorted({n for n in table.column_names if table.column_names.count(n) > 1}):
@@ -86,16 +90,21 @@ def _as_inputs(path: str, needs_image: bool, own_columns: pa.Schema | None) -> p
             columns[field.name] = _typed(table[field.name], field, path, errors)
     _check_finite(columns, errors)
     extras = _extra_columns(table, path, [*MANIFEST_SCHEMA.names, *(f.name for f in own)])
+    written = columns.get("image_uri")
     columns["image_uri"], columns["row_id"] = _resolved(
         path, columns, hashes, table.num_rows, errors, needs_image
     )
+    wrong = wrong_addresses(written, hashes)
     if "subject_uris" in columns:
-        columns["subject_uris"] = _full_subjects(columns["subject_uris"], path, errors)
+        columns["subject_uris"] = _full_subjects(columns["subject_uris"], path, errors, wrong)
     if hashes is not None:
         columns["image_hash"] = pa.array(hashes, pa.string())
-    if errors:
-        messages = [errors.get(row) for row in range(table.num_rows)]
-        kinds = [INVALID_ROW if message else None for message in messages]
+    if errors or wrong:
+        messages = [errors.get(row) or wrong.get(row) for row in range(table.num_rows)]
+        kinds = [
+            INVALID_ROW if row in errors else AddressError.__name__ if row in wrong else None
+            for row in range(table.num_rows)
+        ]
         columns["row_error"] = pa.array(messages, pa.string())
         columns["row_error_type"] = pa.array(kinds, pa.string())
     ours = [*INPUT_SCHEMA, *own]
@@ -248,7 +257,32 @@ def _resolved(
     return pa.array(full_uris, pa.string()), pa.array(own_ids, pa.string())
 
 
-def _full_subjects(column: Any, path: str, errors: dict[int, str]) -> pa.Array:
+# Addresses of the common kinds with nothing wrong in them: the others are looked at one by one.
+_HOST = r"[A-Za-z0-9][A-Za-z0-9-]{0,62}(\.[a-z0-9-]{1,63})*"
+_PLAIN_ADDRESS = (
+    rf"(?s)^[^:]*$|^s3://{_HOST}/.+$|"
+    rf"^https?://{_HOST}(:[1-9][0-9]{{0,3}})?/([^\x00-\x1f\x7f\\%]|%[0-9A-Fa-f]{{2}})*$"
+)
+
+
+def wrong_addresses(uris: Any, hashes: list[str | None] | None) -> dict[int, str]:
+    """Return {row: what is wrong with its address}; a photo in the manifest itself needs none."""
+    if uris is None:
+        return {}
+    odd = pc.fill_null(pc.invert(pc.match_substring_regex(uris, _PLAIN_ADDRESS)), False)
+    rows = pc.indices_nonzero(odd).to_pylist()
+    wrong: dict[int, str] = {}
+    for row, uri in zip(rows, uris.filter(odd).to_pylist(), strict=True):
+        inside = hashes is not None and hashes[row] is not None
+        if not inside and (problem := address_problem(uri)):
+            wrong[row] = f"photo cannot be read: {problem}"
+    return wrong
+
+
+def _full_subjects(
+    column: Any, path: str, errors: dict[int, str], wrong: dict[int, str]
+) -> pa.Array:
+    """Return the column with its addresses in full; what is wrong goes to `errors` and `wrong`."""
     rows: list[list[str] | None] = []
     folder = os.path.dirname(path)  # noqa: PTH120 (a path or a URI)
     for row, uris in enumerate(column.to_pylist()):
@@ -256,6 +290,8 @@ def _full_subjects(column: Any, path: str, errors: dict[int, str]) -> pa.Array:
         problems = [problem for problem, _ in resolved if problem]
         if problems:
             errors.setdefault(row, problems[0].replace("image_uri", "subject_uris", 1))
+        elif malformed := [p for uri in uris or () if uri and (p := address_problem(uri))]:
+            wrong.setdefault(row, f"subject photo cannot be read: {malformed[0]}")
         rows.append([uri for _, uri in resolved] or None)
     return pa.array(rows, column.type)
 

@@ -7,43 +7,52 @@ AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for a server that is not Amazon's.
 
 from __future__ import annotations
 
-import errno
 import os
-import re
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from manifests import deadline
+from manifests.addresses import (
+    ARROW_OPTIONS,
+    ARROW_SCHEMES,
+    WEB_SCHEMES,
+    reaching,
+    shown,
+    unknown_storage,
+)
+from manifests.errors import AddressError
+from manifests.web import fetch
+
+T = TypeVar("T")
+
 MAX_INPUT_BYTES = 2**31
 """A photo or manifest larger than this is not read: a server may send without end."""
-
-_ARROW_SCHEMES = ("gs", "gcs", "abfs", "abfss", "hdfs")
-_ARROW_OPTIONS = re.compile(r"\?(region|scheme|endpoint_override|allow_bucket_creation)=")
 
 
 def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Return the storage a URI names, and the path in it: what follows the scheme, as written.
 
-    Raises: OSError if no such storage is known here.
+    Raises: OSError if no such storage is known here, or it cannot be reached.
     """
     from pyarrow import fs
 
     scheme, _, path = uri.partition("://")
     scheme = scheme.lower()
-    try:
-        if _ARROW_OPTIONS.search(uri):
+    with reaching(uri):
+        if ARROW_OPTIONS.search(uri):
             return fs.FileSystem.from_uri(uri)
         if scheme == "s3":
             return _s3(path.partition("/")[0]), path
-        if scheme in _ARROW_SCHEMES:
+        if scheme in ARROW_SCHEMES:
             root = _arrow_root(f"{scheme}://{path.partition('/')[0]}")
             return root, fs.FileSystem.from_uri(_quoted(uri))[1]
         if scheme == "file":
             return fs.FileSystem.from_uri(uri)
         return _by_fsspec(uri)
-    except (pa.ArrowException, ValueError, ImportError) as error:
-        raise OSError(errno.EINVAL, f"no storage known by {scheme}:// here ({error})") from error
 
 
 def _quoted(uri: str) -> str:
@@ -95,23 +104,71 @@ def _by_fsspec(uri: str) -> tuple[pa.fs.FileSystem, str]:
     import fsspec
     from pyarrow import fs
 
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    scheme, _, path = uri.partition("://")
+    if problem := unknown_storage(scheme.lower()):
+        raise AddressError(problem)
+    filesystem, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{path}")
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 
 def read_remote(uri: str) -> bytes:
-    """Return the bytes that a URI names.
+    """Return the bytes that a URI names, which is not a local file.
 
     Raises: OSError if it is not there, cannot be read, or is larger than MAX_INPUT_BYTES.
     """
+    pieces: list[bytes] = []
+    read_pieces(uri, pieces.append)
+    return b"".join(pieces)
+
+
+def read_pieces(uri: str, take: Callable[[bytes], object]) -> None:
+    """Hand what a URI names to `take`, in pieces where its place sends it so; as `read_remote`."""
+    if is_web(uri):
+        fetch(uri, take, max_bytes=MAX_INPUT_BYTES)
+        return
+    take(in_time(lambda: _read(uri)))
+
+
+def in_time(ask: Callable[[], T]) -> T:
+    """Return what `ask` finds out at one address. Raises: DeadlineError past its limit."""
+    return deadline.within(deadline.LIMITS.total_seconds, ask)
+
+
+def _read(uri: str) -> bytes:
+    from pyarrow import fs
+
     filesystem, path = filesystem_of(uri)
-    with filesystem.open_input_stream(path) as stream:
+    if isinstance(filesystem, fs.PyFileSystem):
+        # Arrow asks fsspec's `isfile` first, to which a broken connection is no file.
+        opened = filesystem.handler.fs.open(path, "rb")
+    else:
+        opened = filesystem.open_input_stream(path)
+    with opened as stream:
         data = stream.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {MAX_INPUT_BYTES:,} bytes")
+        raise AddressError(f"{shown(uri)}: larger than {MAX_INPUT_BYTES:,} bytes")
     return data
+
+
+def stat_remote(uri: str) -> tuple[int | None, int | None]:
+    """Return (size, modification time in ns) of what a URI names, None for what is not told."""
+    if is_web(uri):
+        return None, None
+    return in_time(lambda: _stat(uri))
+
+
+def _stat(uri: str) -> tuple[int | None, int | None]:
+    from pyarrow import fs
+
+    filesystem, name = filesystem_of(uri)
+    info = filesystem.get_file_info(name)
+    if info.type == fs.FileType.NotFound:
+        raise AddressError(f"{shown(uri)}: does not exist")
+    if info.type == fs.FileType.Directory:
+        raise AddressError(f"{shown(uri)}: is a folder")
+    return info.size, info.mtime_ns
 
 
 def is_web(uri: str) -> bool:
     """Return whether a URI is a web address, which tells no size or time that can be trusted."""
-    return uri.startswith(("http://", "https://"))
+    return uri.partition("://")[0].lower() in WEB_SCHEMES

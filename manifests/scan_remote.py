@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from manifests.addresses import reaching
 from manifests.errors import ManifestError
 from manifests.job import JOB_FILE
 from manifests.paths import PHOTO_SUFFIXES, row_id_problem, split_suffix
@@ -19,13 +20,14 @@ def scan_remote(uri: str) -> pa.Table:
     """
     from pyarrow import fs
 
-    filesystem, root = filesystem_of(uri)
-    root = root.rstrip("/")
     try:
-        infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    except FileNotFoundError:
-        raise ManifestError(f"{uri} does not exist; give photos or a manifest.") from None
+        with reaching(uri):
+            filesystem, root = filesystem_of(uri)
+            root = root.rstrip("/")
+            infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
     except OSError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ManifestError(f"{uri} does not exist; give photos or a manifest.") from None
         raise ManifestError(f"{uri} cannot be listed ({error}).") from error
     files = {i.path[len(root) + 1 :]: i for i in infos if i.type == fs.FileType.File}
     outputs = {path[: -len(JOB_FILE)] for path in files if path.split("/")[-1] == JOB_FILE}

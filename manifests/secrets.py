@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_plus
 
-_USER_INFO = re.compile(r"(?<=://)[^/\s@?#]+@")
+_USER_INFO = re.compile(r"(?<=://)[^/\s?#]+@")  # to the last @: a password may hold some
 _QUERY = re.compile(r"(?<=\?)[^\s'\"]+")
 _TOKENS = re.compile(
     r"\b(hf_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{8,}|AKIA[A-Z0-9]{12,}|ASIA[A-Z0-9]{12,}|"

@@ -21,7 +21,7 @@ def keep_mtime(source_uri: str | None, delivered: str) -> None:
     target = local_path(delivered)
     if source is None or target is None:
         return
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         stat = Path(source).stat()
         os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doodl.errors import DoodlError, PhotoError, RequestError
+from manifests.addresses import said
+from manifests.hashes import subject_named
 from manifests.identity import row_seed
 from pipeline.metrics import WorkerMeter
 from pipeline.outcomes import WorkItem
@@ -59,7 +61,9 @@ class ReadSubjects:
         except PhotoError as error:
             raise RequestError(f"subject photo {uri!r}: {error}") from error
         except OSError as error:
-            raise type(error)(error.errno, f"subject photo {uri!r} cannot be read") from error
+            text = f"{subject_named(uri, error)} cannot be read: {said(error)}"
+            known = () if error.errno is None else (error.errno,)
+            raise type(error)(*known, text) from error
 
 
 class MakePictures:

@@ -9,6 +9,8 @@ from manifests.rows import ManifestRow
 
 TRANSIENT_ERRORS = (
     "OutOfMemoryError",
+    "MemoryError",
+    "OutOfReachError",
     "PhotoChangedError",
     "OSError",
     "ConnectionError",

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from manifests import hashes
+from manifests import inline
 from manifests.commits import OutputFolder
 from pipeline.feed import Feeder
 from pipeline.inputs import load_input
@@ -43,13 +43,13 @@ def no_worker(monkeypatch):
 @pytest.fixture
 def reads(monkeypatch):
     """The photos whose bytes were read to hash them."""
-    seen, real = [], hashes.hash_file
+    seen, real = [], inline.hash_file
 
     def noting(path, *arguments, **options):
         seen.append(Path(os.fsdecode(path)).name)
         return real(path, *arguments, **options)
 
-    monkeypatch.setattr(hashes, "hash_file", noting)
+    monkeypatch.setattr(inline, "hash_file", noting)
     return seen
 
 
