@@ -14,9 +14,9 @@ from manifests.commits import OutputFolder
 from manifests.errors import JobConflictError
 from manifests.hashes import hash_inputs
 from manifests.identity import params_fingerprint
-from manifests.job import differences
 from manifests.plan import Plan, PlanOptions, plan_rows
 from manifests.rows import manifest_rows
+from pipeline.guide_files import changed_options, named_changes, with_row_guides
 from pipeline.inputs import load_rows
 from pipeline.outcomes import TRANSIENT_ERRORS, WorkItem
 from pipeline.prompts import PROMPT_KEY_COLUMNS
@@ -108,6 +108,7 @@ def job_record(spec: JobSpec) -> dict[str, Any]:
         "doodl_version": version(),
         "preset": spec.preset,
         "photos": spec.photos,
+        "beside_revisions": spec.beside_revisions,
     }
 
 
@@ -134,11 +135,13 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
 
     Raises: JobConflictError if the folder belongs to a job with other options.
     """
+    rows = load_rows(spec)
+    spec = with_row_guides(spec, rows)
     folder = OutputFolder(spec.out)
     recorded = folder.read_job()
     done = folder.done() if recorded is not None else _nothing_done()
     if recorded is not None:
-        changed = differences(recorded, job_record(spec))
+        changed = changed_options(recorded, job_record(spec))
         if choice.redo:
             # An interrupted redo of the same options goes on; any other begins anew.
             going_on = recorded.get("redo", {}).get("open") and not changed
@@ -146,17 +149,16 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
         else:
             refuse_conflict(recorded, spec)
     storage = folder.storage if recorded is not None else None
-    inputs = hash_inputs(load_rows(spec), storage)
+    inputs = hash_inputs(rows, storage)
     return _planned(spec, choice, inputs, done)
 
 
 def refuse_conflict(recorded: Mapping[str, Any] | None, spec: JobSpec) -> None:
     """Raise JobConflictError if a folder's recorded job has other options than the spec."""
-    changed = {} if recorded is None else differences(recorded, job_record(spec))
+    changed = {} if recorded is None else changed_options(recorded, job_record(spec))
     if changed:
-        named = ", ".join(f"{name}: {old!r} → {new!r}" for name, (old, new) in changed.items())
         raise JobConflictError(
-            f"{spec.out} belongs to a job with other options ({named}); "
+            f"{spec.out} belongs to a job with other options ({named_changes(changed)}); "
             "choose another --out, or do everything again with --redo.",
             changed,
         )

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from doodl.errors import ModelError
+from doodl.guidance.revisions import check_guides
 from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides
 from manifests.errors import ManifestError
 from manifests.naming import RowNames, prompt_name, with_seed
@@ -77,8 +79,9 @@ def _with_guides(table: pa.Table, base: Path) -> pa.Table:
         try:
             parts = [part for cell in written or () if cell for part in split_guides(cell)]
             guides = [absolute_guide(spec, base) for spec in parse_guides(parts)]
+            check_guides(guides)
             text = join_guides(guides) or None
-        except ValueError as problem:
+        except (ValueError, ModelError) as problem:
             error = str(problem)
         texts.append(text)
         errors.append(error)

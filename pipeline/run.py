@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from manifests.commits import OutputFolder
 from manifests.identity import params_fingerprint
+from manifests.job import SCHEMA_VERSION
 from manifests.ledger import Ledger
 from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
@@ -29,11 +30,12 @@ from pipeline.errors import (
     UnusableEnvironmentError,
 )
 from pipeline.feed import Feeder
+from pipeline.guide_files import adopt_guide_files, check_guide_files, with_row_guides
 from pipeline.inputs import load_rows
 from pipeline.models import resolve_device
 from pipeline.observers import Broadcast, Observer, Silent
 from pipeline.outcomes import WorkItem
-from pipeline.plan import RunChoice, job_record, make_plan, work_items
+from pipeline.plan import RunChoice, job_record, make_plan, refuse_conflict, work_items
 from pipeline.pools import InlinePool, Pool
 from pipeline.recording import Recording
 from pipeline.signals import StopRequest
@@ -84,6 +86,7 @@ def run_job(
     """
     choice, observer = choice or RunChoice(), observer or Silent()
     inputs = load_rows(spec)
+    spec = with_row_guides(spec, inputs)
     folder = OutputFolder(spec.out)
     folder.refuse_foreign()
     with writing_output(), folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]
@@ -133,8 +136,18 @@ class _Run:
     def _open(self, inputs: pa.Table) -> tuple[Plan, dict[str, Any]]:
         spec, folder = self.spec, self.folder
         extras = extra_schema(inputs.schema)
-        job = folder.open_job(job_record(spec), redo=self.choice.redo, extras=extras)
+        record = job_record(spec)
+        recorded, adopted = folder.read_job(), None
+        if recorded is not None:
+            if not self.choice.redo and recorded.get("schema_version", 0) <= SCHEMA_VERSION:
+                refuse_conflict(recorded, spec)
+                adopted = adopt_guide_files(folder.storage, recorded, spec)
+            before = recorded.get("beside_revisions", {})
+            record["beside_revisions"] = {**before, **spec.beside_revisions}
+        job = folder.open_job(record, redo=self.choice.redo, extras=extras)
         self.recording.begin(folder.storage, spec, self.choice, self.fingerprint)
+        if adopted is not None:
+            self.observer.message(adopted)
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(
@@ -240,6 +253,7 @@ class _Run:
                 f"model {spec.model} is {found} here and {spec.model_revision} in the job's spec; "
                 "start the job anew with this installation."
             )
+        check_guide_files(spec)
         if spec.runner == "inline":
             spec = replace(spec, device=resolve_device(spec.device))
         self.observer.message(f"loading model {spec.model} on {spec.device} ({spec.runner})")

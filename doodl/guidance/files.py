@@ -61,16 +61,6 @@ def _numpy_globals() -> list[Any]:
     ]  # fmt: skip
 
 
-def labels_beside(path: Path) -> list[str]:
-    """Return the lines of FILE.labels.txt beside FILE.suffix; none if it is not there."""
-    labels = path.with_suffix(".labels.txt")
-    if not labels.is_file():
-        return []
-    return [
-        line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
-
-
 def checked_labels(path: Path, labels: Any, num_classes: int) -> list[str]:
     """Return the labels of a file. Raises: ModelError if they are some, but not one a class."""
     if not isinstance(labels, (list, tuple)) or (labels and len(labels) != num_classes):

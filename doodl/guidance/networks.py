@@ -10,14 +10,15 @@ import torch
 
 from doodl.configs import check_configs, read_config
 from doodl.errors import ModelError
+from doodl.guidance.classes import labels_beside
 from doodl.guidance.classifier import Classifier
 from doodl.guidance.files import (
     LOAD_ERRORS,
     checked_labels,
-    labels_beside,
     read_state,
     square,
 )
+from doodl.guidance.revisions import UNKNOWN_CLASSIFIER, heads_of, local_model
 from doodl.guidance.spec import POCKET_CLASSIFIER
 from doodl.guidance.wsdan import IMAGENET_MEAN, IMAGENET_STD, build_wsdan, is_wsdan
 from doodl.pocket import weights_dir
@@ -75,27 +76,17 @@ def split_class(value: str) -> tuple[str, str | None]:
 
     Raises: ModelError if no part of it is a model.
     """
-    if _is_model(value):
-        return value, None
-    head, label = value, ""
-    while "/" in head:
-        head, _, tail = head.rpartition("/")
-        label = f"{tail}/{label}" if label else tail
-        if head and _is_model(head):
-            return head, label
-    raise ModelError(
-        f"classifier {value!r} is none that is here: give {POCKET_CLASSIFIER}, a folder with "
-        "config.json and model.safetensors, a WS-DAN checkpoint file, NAME@FILE or NAME with a "
-        "timm model's name; /CLASS may follow."
-    )
+    for model, label in heads_of(value):
+        if _is_model(model):
+            return model, label
+    raise ModelError(f"classifier {value!r} {UNKNOWN_CLASSIFIER}")
 
 
 def _is_model(text: str) -> bool:
-    name, at, file = text.partition("@")
-    if at:
-        return _is_timm_name(name) and Path(file).is_file()
-    is_path = (Path(text) / "config.json").is_file() or Path(text).is_file()
-    return text == POCKET_CLASSIFIER or is_path or _is_timm_name(text)
+    name, at, _ = text.partition("@")
+    if local_model(text) is not None:
+        return not at or "/" in name or _is_timm_name(name)
+    return text == POCKET_CLASSIFIER or _is_timm_name(text)
 
 
 def _is_timm_name(text: str) -> bool:

@@ -114,7 +114,7 @@ def test_a_changed_file_of_a_guide_changes_its_revision(tmp_path):
     )  # fmt: skip
     before = guide_revisions(specs)
     assert set(before) == {specs[0].name, specs[1].name}
-    assert before[specs[0].name] == f"blake2b:{hashlib.blake2b(b'one', digest_size=8).hexdigest()}"
+    assert before[specs[0].name] == f"blake2b:{hashlib.blake2b(b'one', digest_size=16).hexdigest()}"
     head.write_bytes(b"two")
     (model / "model.safetensors").write_bytes(b"weights")
     after = guide_revisions(specs)
