@@ -10,12 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from doodl.guidance.revisions import (
-    current_revision,
-    guide_revisions,
-    module_revisions,
-    tower_revisions,
-)
+from doodl.guidance.revisions import all_revisions, current_revision
 from manifests.job import JOB_FILE, differences
 from manifests.storage import Storage
 from pipeline.errors import UnusableEnvironmentError
@@ -32,7 +27,7 @@ def with_row_guides(spec: JobSpec, table: pa.Table) -> JobSpec:
         return spec
     texts = [text for text in pc.unique(table["guides"]).to_pylist() if text is not None]
     guides = [guide for text in texts for guide in row_guides(text, spec)]
-    found = guide_revisions(guides) | tower_revisions(guides) | module_revisions(guides)
+    found = all_revisions(guides)
     new = {name: found[name] for name in found if name not in spec.guide_revisions}
     return replace(spec, beside_revisions={**spec.beside_revisions, **new})
 

@@ -72,22 +72,24 @@ def _with_guides(table: pa.Table, base: Path) -> pa.Table:
     """Return the table with its guides as one text a row, paths in full; errors where they lie."""
     if "guides" not in table.column_names:
         return table
-    texts: list[str | None] = []
-    errors: list[str | None] = []
-    for written in table["guides"].to_pylist():
-        error, text = None, None
-        try:
-            parts = [part for cell in written or () if cell for part in split_guides(cell)]
-            guides = [absolute_guide(spec, base) for spec in parse_guides(parts)]
-            check_guides(guides)
-            text = join_guides(guides) or None
-        except (ValueError, ModelError) as problem:
-            error = str(problem)
-        texts.append(text)
-        errors.append(error)
+    cells = [tuple(written or ()) for written in table["guides"].to_pylist()]
+    # Rows mostly share a few; each has files to look at.
+    known = {cell: _full_guides(cell, base) for cell in set(cells)}
+    texts, errors = ([known[cell][part] for cell in cells] for part in (0, 1))
     index = table.schema.get_field_index("guides")
     table = table.set_column(index, "guides", pa.array(texts, pa.string()))
     return _with_errors(table, errors)
+
+
+def _full_guides(written: Sequence[str | None], base: Path) -> tuple[str | None, str | None]:
+    """Return a cell's guides as one text, paths in full, and why it cannot be used."""
+    try:
+        parts = [part for cell in written if cell for part in split_guides(cell)]
+        guides = [absolute_guide(spec, base) for spec in parse_guides(parts)]
+        check_guides(guides)
+    except (ValueError, ModelError) as problem:
+        return None, str(problem)
+    return join_guides(guides) or None, None
 
 
 def split_guides(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.machinery
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from doodl.errors import ModelError
@@ -57,14 +57,16 @@ def module_revisions(specs: Iterable[GuideSpec]) -> dict[str, str]:
     return _extra(specs, {"module": _module_revision})
 
 
+def all_revisions(specs: Sequence[GuideSpec]) -> dict[str, str]:
+    """Return the three tables in one."""
+    return guide_revisions(specs) | tower_revisions(specs) | module_revisions(specs)
+
+
 def current_revision(name: str) -> str | None:
     """Return what a name in one of these tables has now as its fingerprint; None: it is gone."""
     part, of, guide = name.partition(" of ")
     spec = parse_guide(guide if of and part in ("tower", "labels", "module") else name)
-    tables = (guide_revisions, tower_revisions, module_revisions)
-    return next(
-        (found[name] for found in (table([spec]) for table in tables) if name in found), None
-    )
+    return all_revisions([spec]).get(name)
 
 
 def check_guides(specs: Iterable[GuideSpec]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from doodl.pocket import weights_dir
 from jobs import exits
 from jobs.cli import main
 from manifests.errors import JobConflictError
@@ -419,3 +420,45 @@ def test_files_that_rows_name_are_looked_at_and_a_new_one_is_welcome(guides, tmp
     (guides / HEAD).write_bytes(b"another")
     with pytest.raises(JobConflictError, match="guide aesthetic:"):
         preview_plan(job(None, head), RunChoice())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda tower: (tower / "open_clip_model.safetensors").unlink(), "and no weights"),
+        (
+            lambda tower: (tower / "tokenizer_config.json").write_text(
+                '{"auto_map": {"A": "e.E"}}'
+            ),
+            "auto_map asks to run code",
+        ),
+        (
+            lambda tower: (tower / "open_clip_config.json").write_text(
+                '{"model_cfg": {"text_cfg": {"hf_model_name": "a/b"}}}'
+            ),
+            "hf_model_name asks to fetch",
+        ),
+    ],
+)
+def test_a_guide_that_cannot_be_trusted_ends_the_job_before_the_first_photo(
+    photos, tmp_path, spoil, words, monkeypatch, capsys
+):
+    tower = shutil.copytree(weights_dir() / "tower", tmp_path / "tower")
+    (tower / "aesthetic_head.safetensors").rename(tmp_path / HEAD)
+    spoil(tower)
+    guides = json.dumps([f"aesthetic:{tower}@{tmp_path / HEAD}=1"])
+    monkeypatch.setattr(
+        sys, "argv",
+        ["doodl-batch", "enhance", str(photos), "--runner", "inline", "--model", "pocket",
+         "--set", f"guides={guides}", "--no-report"],
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == exits.ENVIRONMENT
+    said = capsys.readouterr().err
+    assert words in said
+    assert str(tower) in said.replace("\n", "")
+    assert "Traceback" not in said
+    out = Path(f"{photos}-doodl")
+    assert not list(out.glob("results/*"))
+    assert not list(out.glob("_state/staging/*"))
