@@ -28,7 +28,28 @@ def folder_revision(folder: Path) -> str:
     same name, size and modification time.
     Raises: ModelError if the folder is absent or holds no file.
     """
-    files = _files(folder)
+    return _revision(_files(folder), folder, "")
+
+
+def files_revision(files: Sequence[Path], folder: Path) -> str:
+    """Return the same over some files of a folder alone: those that are loaded of it."""
+    return _revision(files, folder, "files")
+
+
+def file_revision(path: Path) -> str:
+    """Return `blake2b:<32 hex>` of a file's bytes alone, whatever it is called.
+
+    Raises: ModelError if it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def _revision(files: Sequence[Path], folder: Path, what: str) -> str:
     if not files:
         raise ModelError(f"{folder} holds no model files; check the path or reinstall the package.")
     try:
@@ -38,7 +59,7 @@ def folder_revision(folder: Path) -> str:
             for path, stat in zip(files, stats, strict=True)
         ]
         large = sum(stat.st_size for stat in stats) >= _REMEMBERED_FROM_BYTES
-        note = _note(folder) if large else None
+        note = _note(folder, what) if large else None
         revision = _recall(note, known)
         if revision is None:
             revision = _hash(files, folder)
@@ -80,11 +101,13 @@ def _hash(files: Sequence[Path], folder: Path) -> str:
     return f"blake2b:{digest.hexdigest()}"
 
 
-def _note(folder: Path) -> Path | None:
-    """Return where the folder's revision is remembered; None where there is no home."""
+def _note(folder: Path, what: str) -> Path | None:
+    """Return where a revision of the folder is remembered; None where there is no home."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        key = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16).hexdigest()
+        key = hashlib.blake2b(
+            os.fsencode(folder.resolve()), digest_size=16, person=what.encode()
+        ).hexdigest()
     except (OSError, RuntimeError):
         return None
     return cache / "doodl-batch" / "revisions" / f"{key}.json"

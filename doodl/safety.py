@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.backbones.components import load_component, read_json
+from doodl.backbones.components import load_component
+from doodl.configs import read_config
 from doodl.errors import ModelError
 
 _CARE = 0.01
@@ -73,7 +74,7 @@ def load_safety_checker(
     folder = Path(folder)
     if not folder.is_dir():
         return None
-    entry = read_json(folder / "model_index.json").get("safety_checker")
+    entry = read_config(folder / "model_index.json").get("safety_checker")
     if not isinstance(entry, list) or entry[-1] is None:
         return None
     if entry[-1] != "StableDiffusionSafetyChecker":
@@ -83,7 +84,7 @@ def load_safety_checker(
         )
     device = torch.device(device)
     model = load_component(folder, "safety_checker", entry[-1], torch.float32, device)
-    config = read_json(folder / "feature_extractor" / "preprocessor_config.json")
+    config = read_config(folder / "feature_extractor" / "preprocessor_config.json")
     mean, std = (config.get(f"image_{name}") for name in ("mean", "std"))
     if not (_three_numbers(mean) and _three_numbers(std)):
         raise ModelError(f"{folder}: its feature_extractor names no mean and std of 3 channels.")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from doodl.errors import ModelError
 from doodl.pocket import weights_dir
 from doodl.towers import OPENAI_B16, OPENAI_B32, OPENAI_L14, ImageTower, TowerName, load_tower
+from doodl.weights import check_finite, one_line
 
 # The heads as LAION published them. A pickle is opened only if it is one of these, bit for bit.
 PINNED_SHA256 = {
@@ -132,7 +133,8 @@ def load_aesthetic_head(path_or_name: str | Path) -> nn.Module:
     try:
         state = _read_state(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path.name} cannot be read as tensors: {error}") from error
+        raise ModelError(f"{path.name} cannot be read as tensors: {one_line(error)}") from error
+    check_finite(path, state)
     if _is_linear(state):
         head: nn.Module = LinearHead(state["weight"], state["bias"])
     elif _is_mlp(state):

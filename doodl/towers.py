@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from doodl.configs import check_configs
 from doodl.errors import ModelError
+from doodl.tower_files import TOWER_CONFIG, tower_weights
+from doodl.weights import check_finite, check_whole, one_line
 
 _LOAD_ERRORS = (
     OSError,
@@ -27,6 +30,7 @@ _LOAD_ERRORS = (
 )
 """What open_clip raises on a missing, cut-off or foreign config or weights file."""
 
+_POSITIONS = ("positional_embedding", "pos_embed")
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -174,15 +178,28 @@ def load_tower(
     if isinstance(model, TowerName):
         model, pretrained = model
     folder = Path(model)
-    name = f"local-dir:{folder}" if folder.is_dir() else str(model)
-    if pretrained is not None and name == str(model):
+    name, weights = str(model), None
+    if folder.is_dir():
+        name, weights = f"local-dir:{folder}", _checked_weights(folder)
+    elif pretrained is None:
+        raise ModelError(
+            f"tower {name} is no folder, and names no weights; give an open_clip folder, or "
+            f"{name}:TAG with the tag of its published weights."
+        )
+    else:
         _check_tag(name, pretrained)
+        weights = Path(pretrained) if Path(pretrained).is_file() else None
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            clip = open_clip.create_model(name, pretrained=pretrained, precision="fp32")
+            clip = open_clip.create_model(
+                name, pretrained=pretrained, precision="fp32", require_pretrained=True
+            )
+        if weights is not None:
+            _check_shapes(clip, weights)
     except _LOAD_ERRORS as error:
-        raise ModelError(f"open_clip model {model} cannot be loaded: {error}") from error
+        raise ModelError(f"open_clip model {model} cannot be loaded: {one_line(error)}") from error
+    check_finite(model if weights is None else weights, clip.state_dict())
     mismatches = [str(w.message) for w in caught if "QuickGELU" in str(w.message)]
     if mismatches:
         raise _activation_mismatch(name, str(pretrained), mismatches[0])
@@ -194,6 +211,44 @@ def load_tower(
     interpolation = config.get("interpolation", "bicubic")
     tower = ImageTower(clip.to(dtype), int(size), tuple(mean), tuple(std), interpolation, name)
     return tower.to(device)
+
+
+def _checked_weights(folder: Path) -> Path:
+    """Return the weights file of a folder, once its configs are known to be harmless.
+
+    Raises: ModelError if a config asks to run code or to fetch, or if there are no weights.
+    """
+    check_configs(folder)
+    weights = tower_weights(folder)
+    if weights is None:
+        # open_clip only warns, and makes a tower of random numbers.
+        raise ModelError(
+            f"{folder} holds {TOWER_CONFIG} and no weights; put open_clip_model.safetensors there."
+        )
+    return weights
+
+
+def _check_shapes(clip: Any, weights: Path) -> None:
+    """Raise ModelError if a tensor of a file is of another shape than the tower's.
+
+    open_clip refuses all others itself, and resizes embeddings of positions without a word.
+    """
+    from open_clip.factory import load_state_dict
+
+    own = clip.state_dict()
+    if weights.suffix == ".safetensors":
+        with safe_open(weights, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    else:
+        shapes = {name: list(t.shape) for name, t in load_state_dict(str(weights)).items()}
+    check_whole(
+        weights,
+        mismatched=[
+            name
+            for name, shape in shapes.items()
+            if name in own and name.endswith(_POSITIONS) and list(own[name].shape) != shape
+        ],
+    )
 
 
 def _activation_mismatch(model: str, tag: str, why: str) -> ModelError:

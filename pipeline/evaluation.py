@@ -236,7 +236,8 @@ def make_guided_spec(
         items = read_prompts(prompts_text)
     else:
         items = tuple(Item(one) for one in prompts or CAPTIONS)
-    chosen: dict[str, Any] = {"guide_revisions": tuple(sorted(job.guide_revisions.items()))}
+    revisions = job.guide_revisions | job.beside_revisions
+    chosen: dict[str, Any] = {"guide_revisions": tuple(sorted(revisions.items()))}
     if methods:
         chosen["methods"] = tuple(methods)
     if measures:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doodl.errors import DoodlError, PhotoError, RequestError
+from doodl.guidance.spec import join_guides
 from manifests.addresses import said
 from manifests.hashes import subject_named
 from manifests.identity import row_seed
 from pipeline.metrics import WorkerMeter
 from pipeline.outcomes import WorkItem
-from pipeline.prompts import join_guides, row_guides
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, row_guides
 from pipeline.tasks import (
     SUFFIXES,
     Finished,

@@ -15,10 +15,11 @@ from manifests.commits import OutputFolder
 from manifests.errors import JobConflictError
 from manifests.hashes import hash_inputs
 from manifests.identity import params_fingerprint
-from manifests.job import differences, refuse_other_photos, refuse_other_rows
+from manifests.job import refuse_other_photos, refuse_other_rows
 from manifests.originals import input_folders
 from manifests.plan import Plan, PlanOptions, plan_rows
 from manifests.rows import manifest_rows
+from pipeline.guide_files import changed_options, named_changes, with_row_guides
 from pipeline.inputs import load_rows
 from pipeline.outcomes import TRANSIENT_ERRORS, WorkItem
 from pipeline.prompts import PROMPT_KEY_COLUMNS
@@ -112,6 +113,7 @@ def job_record(spec: JobSpec) -> dict[str, Any]:
         "doodl_version": version(),
         "preset": spec.preset,
         "photos": spec.photos,
+        "beside_revisions": spec.beside_revisions,
     }
 
 
@@ -138,13 +140,15 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
 
     Raises: JobConflictError if the folder belongs to a job with other options.
     """
-    folder, inputs = OutputFolder(spec.out), load_rows(spec)
+    inputs = load_rows(spec)
+    spec = with_row_guides(spec, inputs)
+    folder = OutputFolder(spec.out)
     recorded = refuse_folder(folder, spec, choice, inputs)
     done = folder.done() if recorded is not None else _nothing_done()
     if recorded is not None and choice.redo:
         # An interrupted redo of the same options goes on; any other begins anew.
         going_on = recorded.get("redo", {}).get("open")
-        if not going_on or differences(recorded, job_record(spec)):
+        if not going_on or changed_options(recorded, job_record(spec)):
             done = done.slice(0, 0)
     inputs = hash_inputs(inputs, folder.storage if recorded is not None else None)
     if recorded is not None and is_elsewhere(recorded, spec, choice):
@@ -182,11 +186,10 @@ def is_elsewhere(recorded: Mapping[str, Any], spec: JobSpec, choice: RunChoice) 
 
 def refuse_conflict(recorded: Mapping[str, Any], spec: JobSpec) -> None:
     """Raise JobConflictError if a folder's recorded job has other options than the spec."""
-    changed = differences(recorded, job_record(spec))
+    changed = changed_options(recorded, job_record(spec))
     if changed:
-        named = ", ".join(f"{name}: {old!r} → {new!r}" for name, (old, new) in changed.items())
         raise JobConflictError(
-            f"{spec.out} belongs to a job with other options ({named}); "
+            f"{spec.out} belongs to a job with other options ({named_changes(changed)}); "
             "choose another --out, or do everything again with --redo.",
             changed,
         )

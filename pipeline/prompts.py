@@ -9,20 +9,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides
+from doodl.errors import ModelError
+from doodl.guidance.revisions import check_guides
+from doodl.guidance.spec import absolute_guide, join_guides, parse_guides, split_guides
 from manifests.errors import ManifestError
 from manifests.naming import RowNames, prompt_name, with_seed
 from manifests.reader import read_manifest
 from manifests.schemas import INPUT_SCHEMA, PROMPT_SCHEMA
 from pipeline.inputs import check_options, mark
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, row_guides
 
 PROMPT_KEY_COLUMNS = ("negative_prompt", "guides", "label")
 """What changes a picture beside a row's prompt, seed and subjects. `label` is the class that a
 classifier guide aims at: an ordinary column of the manifest, carried through to the results."""
 
 MAX_PROMPT_CHARS = 10_000
-_SEPARATOR = "; "
 
 
 def load_prompts(spec: JobSpec) -> pa.Table:
@@ -70,45 +71,24 @@ def _with_guides(table: pa.Table, base: Path) -> pa.Table:
     """Return the table with its guides as one text a row, paths in full; errors where they lie."""
     if "guides" not in table.column_names:
         return table
-    texts: list[str | None] = []
-    errors: list[str | None] = []
-    for written in table["guides"].to_pylist():
-        error, text = None, None
-        try:
-            parts = [part for cell in written or () if cell for part in split_guides(cell)]
-            guides = [absolute_guide(spec, base) for spec in parse_guides(parts)]
-            text = join_guides(guides) or None
-        except ValueError as problem:
-            error = str(problem)
-        texts.append(text)
-        errors.append(error)
+    cells = [tuple(written or ()) for written in table["guides"].to_pylist()]
+    # Rows mostly share a few; each has files to look at.
+    known = {cell: _full_guides(cell, base) for cell in set(cells)}
+    texts, errors = ([known[cell][part] for cell in cells] for part in (0, 1))
     index = table.schema.get_field_index("guides")
     table = table.set_column(index, "guides", pa.array(texts, pa.string()))
     return _with_errors(table, errors)
 
 
-def split_guides(text: str) -> list[str]:
-    """Return the guides of a cell such as `text=1; aesthetic=0.5`; none of an empty one."""
-    parts, quoted, escaped = [""], False, False
-    for char in text:
-        if char == ";" and not quoted:
-            parts.append("")
-            continue
-        if char == '"' and not escaped:
-            quoted = not quoted
-        escaped = char == "\\" and not escaped
-        parts[-1] += char
-    return [part.strip() for part in parts if part.strip()]
-
-
-def join_guides(guides: Sequence[GuideSpec]) -> str:
-    """Return guides as one text, which `split_guides` takes apart."""
-    return _SEPARATOR.join(map(str, guides))
-
-
-def row_guides(guides: str | None, spec: JobSpec) -> tuple[GuideSpec, ...]:
-    """Return the guides of a row: its own, or the job's."""
-    return parse_guides(spec.guides if guides is None else split_guides(guides))
+def _full_guides(written: Sequence[str | None], base: Path) -> tuple[str | None, str | None]:
+    """Return a cell's guides as one text, paths in full, and why it cannot be used."""
+    try:
+        parts = [part for cell in written if cell for part in split_guides(cell)]
+        guides = [absolute_guide(spec, base) for spec in parse_guides(parts)]
+        check_guides(guides)
+    except (ValueError, ModelError) as problem:
+        return None, str(problem)
+    return join_guides(guides) or None, None
 
 
 def _checked(table: pa.Table, spec: JobSpec) -> pa.Table:

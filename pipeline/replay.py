@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from doodl.config import EditConfig, preset
 from doodl.errors import DoodlError
+from doodl.guidance.revisions import current_revision
 from manifests.commits import MANIFEST_FILE, OutputFolder
 from manifests.parts import read_part
 from manifests.rows import ManifestRow, ResultRow, manifest_rows
@@ -222,6 +223,10 @@ def _notes(row: ResultRow, spec: JobSpec) -> tuple[str, ...]:
         ("doodl-batch", row.doodl_version, version()),
         (f"model {spec.model}", row.model_revision, here),
         ("device", row.device, spec.device),
+        *(
+            (f"guide {name}", then, current_revision(name))
+            for name, then in spec.guide_revisions.items()
+        ),
     )
     return tuple(f"{what} was {then}, is {now}" for what, then, now in pairs if then != now)
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from manifests.commits import OutputFolder
 from manifests.hashes import hash_inputs
 from manifests.identity import params_fingerprint
-from manifests.job import refuse_other_rows
+from manifests.job import SCHEMA_VERSION, refuse_other_rows
 from manifests.ledger import Ledger
 from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
@@ -33,6 +33,7 @@ from pipeline.errors import (
     UnusableEnvironmentError,
 )
 from pipeline.feed import Feeder
+from pipeline.guide_files import adopt_guide_files, check_guide_files, with_row_guides
 from pipeline.inputs import load_rows, unlisted_lines
 from pipeline.models import resolve_device
 from pipeline.observers import Broadcast, Observer, Silent
@@ -42,6 +43,7 @@ from pipeline.plan import (
     is_elsewhere,
     job_record,
     make_plan,
+    refuse_conflict,
     refuse_folder,
     work_items,
 )
@@ -97,6 +99,7 @@ def run_job(
     """
     choice, observer = choice or RunChoice(), observer or Silent()
     inputs = load_rows(spec)
+    spec = with_row_guides(spec, inputs)
     folder = OutputFolder(spec.out)
     refuse_folder(folder, spec, choice, inputs)
     with writing_output(), folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]
@@ -140,16 +143,12 @@ class _Run:
 
     def _open(self, inputs: pa.Table) -> tuple[Plan, dict[str, Any]]:
         spec, folder = self.spec, self.folder
-        extras = extra_schema(inputs.schema)
-        recorded = folder.read_job()
-        if recorded is not None and is_elsewhere(recorded, spec, self.choice):
-            refuse_other_rows(folder.storage, hash_inputs(inputs, folder.storage))
-        job = folder.open_job(
-            job_record(spec), redo=self.choice.redo, moved=self.choice.moved, extras=extras
-        )
+        job, adopted = self._open_job(inputs)
         self.recording.begin(folder.storage, spec, self.choice, self.fingerprint)
         self._tell_unlisted(inputs)
         inputs = inputs.replace_schema_metadata(None)  # it is of this scan, not of the manifest
+        if adopted is not None:
+            self.observer.message(adopted)
         report = folder.recover()
         if report.intents_redone or report.quarantined:
             self.observer.message(
@@ -173,6 +172,23 @@ class _Run:
         if not self.summary.unlisted:  # a photo out of sight may be half done
             folder.checkpoints.prune(set(plan.to_compute()["work_key"].to_pylist()))
         return plan, job
+
+    def _open_job(self, inputs: pa.Table) -> tuple[dict[str, Any], str | None]:
+        """Return the folder's job, now this one, and a line on guides' files it has learnt of."""
+        spec, folder, choice = self.spec, self.folder, self.choice
+        record, adopted = job_record(spec), None
+        recorded = folder.read_job()
+        if recorded is not None:
+            if is_elsewhere(recorded, spec, choice):
+                refuse_other_rows(folder.storage, hash_inputs(inputs, folder.storage))
+            if not choice.redo and recorded.get("schema_version", 0) <= SCHEMA_VERSION:
+                refuse_conflict(recorded, spec)
+                adopted = adopt_guide_files(folder.storage, recorded, spec)
+            before = recorded.get("beside_revisions", {})
+            record["beside_revisions"] = {**before, **spec.beside_revisions}
+        extras = extra_schema(inputs.schema)
+        job = folder.open_job(record, redo=choice.redo, moved=choice.moved, extras=extras)
+        return job, adopted
 
     def _tell_unlisted(self, inputs: pa.Table) -> None:
         for path, reason in unlisted(inputs):
@@ -286,6 +302,7 @@ class _Run:
                 f"model {spec.model} is {found} here and {spec.model_revision} in the job's spec; "
                 "start the job anew with this installation."
             )
+        check_guide_files(spec)
         if spec.runner == "inline":
             spec = replace(spec, device=resolve_device(spec.device))
         self.observer.message(f"loading model {spec.model} on {spec.device} ({spec.runner})")

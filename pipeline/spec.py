@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import doodl
 from doodl.config import EditConfig, preset, without_later_values
-from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides
+from doodl.guidance.revisions import (
+    check_guides,
+    guide_revisions,
+    module_revisions,
+    tower_revisions,
+)
+from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides, split_guides
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
-from manifests.identity import hash_file
 from manifests.paths import TABLE_SUFFIXES, local_path
 
 ALGORITHM_VERSION = 1
@@ -97,7 +102,11 @@ class JobSpec:
         back: invert turns latents files into photos again.
         protect: absolute path of a folder of masks: what is white in a photo's mask stays as it is.
         protect_with: `module:function` of your own that draws such masks: faces, text.
-        guide_revisions: of the local files that guides name, by guide.
+        guide_revisions: of the local files that guides name, by guide; of `enhance` also those
+            of their towers and labels.
+        beside_revisions: of what else guides load: towers, labels, modules, and the files of rows'
+            own guides. Compared as those are, but no part of the fingerprint: folders from before
+            keep their identity, and a manifest may gain a guide.
     """
 
     photos: str
@@ -144,6 +153,7 @@ class JobSpec:
     guide_revisions: dict[str, str] = field(default_factory=dict)
     protect: str = ""
     protect_with: str = ""
+    beside_revisions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Lists and tuples alike: JSON knows one of them.
@@ -322,8 +332,10 @@ def make_spec(photos: str | Path | None, out: str | Path | None = None, **option
     config = preset(recipe).to_dict()
     for key, value in overrides.items():
         _override(config, key, value)
-    if task in FROM_PROMPTS:
-        config["guides"], options["guide_revisions"] = _guides(task, config["guides"])
+    if task != "invert":
+        guides = _guides(task, config["guides"])
+        config["guides"] = list(guides)
+        options |= _revisions(task, list(guides.values()))
     if EditConfig.from_dict(config).method != "doodl" and task != "enhance":
         raise ValueError(f"method {config['method']} edits photos; {task} has no other than doodl.")
     return JobSpec(
@@ -364,41 +376,38 @@ def _asked(guides: Sequence[str]) -> Sequence[str]:
     return () if list(guides) == [NO_GUIDE] else guides
 
 
-def _guides(task: str, texts: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return a task's guides in full, and the revisions of the local files they name.
+def _guides(task: str, texts: Any) -> dict[str, GuideSpec]:
+    """Return a task's guides by their text in full; a text without a path stays as it was typed.
 
     Generation is guided by its prompt unless told otherwise (`none`), personalisation by its
     subject and whatever else is asked.
-    Raises: ValueError on a guide that cannot be read.
+    Raises: ValueError on a guide that cannot be read, or whose file, folder or class is not there.
     """
+    EditConfig(guides=tuple(_asked(texts)) if isinstance(texts, (list, tuple)) else texts)
     if list(texts) == [NO_GUIDE] and task == "generate":
-        return [], {}
-    guides = [absolute_guide(spec, Path.cwd()) for spec in parse_guides(_asked(texts))]
+        return {}
+    asked = _asked(texts) if task in FROM_PROMPTS else texts
+    read = parse_guides(asked)
+    guides = [absolute_guide(spec, Path.cwd()) for spec in read]
+    check_guides(guides)
+    if task == "enhance":
+        same = zip(texts, read, guides, strict=True)
+        return {text if spec == typed else str(spec): spec for text, typed, spec in same}
     if task == "personalize" and all(spec.kind != "subject" for spec in guides):
         guides.insert(0, GuideSpec("subject"))
     if not guides:
         guides = [GuideSpec("text")]
-    return [str(spec) for spec in guides], guide_revisions(guides)
+    return {str(spec): spec for spec in guides}
 
 
-def guide_revisions(guides: Iterable[GuideSpec]) -> dict[str, str]:
-    """Return {guide: hash} of the guides whose value is a file or folder, or a class behind one."""
-    revisions = {}
-    for spec in guides:
-        path = local_part(spec)
-        if path is not None:
-            folder = path.is_dir()
-            revisions[spec.name] = folder_revision(path) if folder else f"blake2b:{hash_file(path)}"
-    return revisions
-
-
-def local_part(guide: GuideSpec) -> Path | None:
-    """Return the file or folder that a guide's network is in; None if it is known by name."""
-    if guide.kind not in ("aesthetic", "classifier") or guide.value is None:
-        return None
-    path = Path(guide.value.rpartition("@")[2].removeprefix("bce:"))
-    places = (path, path.parent) if guide.kind == "classifier" else (path,)  # a class behind it
-    return next((place for place in places if place.is_absolute() and place.exists()), None)
+def _revisions(task: str, guides: Sequence[GuideSpec]) -> dict[str, dict[str, str]]:
+    """Return the fields of a spec that say which files its guides are."""
+    own, towers, modules = (
+        table(guides) for table in (guide_revisions, tower_revisions, module_revisions)
+    )
+    if task == "enhance":
+        return {"guide_revisions": own | towers, "beside_revisions": modules}
+    return {"guide_revisions": own, "beside_revisions": towers | modules}
 
 
 def _full(place: str | Path) -> Path | str:
@@ -439,3 +448,8 @@ def _override(config: dict[str, Any], key: str, value: Any) -> None:
 
 def version() -> str:
     return doodl.__version__
+
+
+def row_guides(guides: str | None, spec: JobSpec) -> tuple[GuideSpec, ...]:
+    """Return the guides of a row: its own, or the job's."""
+    return parse_guides(spec.guides if guides is None else split_guides(guides))

@@ -32,6 +32,7 @@ from pipeline.errors import (
     PipelineError,
     output_error,
 )
+from pipeline.guide_files import check_guide_files
 from pipeline.hardware import device_name, memory_share
 from pipeline.memory import is_device_error, is_out_of_memory, release_memory
 from pipeline.metrics import WorkerMeter, device_memory_bytes
@@ -340,6 +341,7 @@ class RowProcessor:
 
     def setup(self) -> None:
         """Load the models. Raises: whatever keeps them from loading; no row is charged for it."""
+        check_guide_files(self.commit.spec)
         self.work.setup()
 
     def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:

@@ -30,8 +30,9 @@ KNOWN_CIRCLES = [
     {"jobs.cli", "jobs.schedule.actions", "jobs.schedule.airflow", "jobs.schedule.command",
      "jobs.schedule.commands", "jobs.schedule.cron", "jobs.schedule.entries",
      "jobs.schedule.kuberay", "jobs.schedule.render"},
-    {"pipeline.generating", "pipeline.inputs", "pipeline.inverting", "pipeline.prompts",
-     "pipeline.protecting", "pipeline.stages", "pipeline.tasks"},
+    {"pipeline.generating", "pipeline.inverting", "pipeline.protecting", "pipeline.stages",
+     "pipeline.tasks"},
+    {"pipeline.inputs", "pipeline.prompts"},
     {"pipeline.preflight", "pipeline.submission"},
     {"pipeline.recording", "pipeline.run"},
 ]  # fmt: skip

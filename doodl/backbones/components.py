@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from doodl.configs import check_configs, read_config
 from doodl.errors import ModelError
-from doodl.hub import WEIGHTS
+from doodl.hub import COMPONENTS, WEIGHTS
+from doodl.weights import check_loaded, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +55,13 @@ _LOAD_ERRORS = (
 )  # fmt: skip
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a config file. Raises: ModelError if it is not there or not a JSON object."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} must hold a JSON object.")
-    return value
+def check_pipeline_configs(folder: Path) -> None:
+    """Raise ModelError if a config of a pipeline folder or of a part asks to run code or to fetch.
+
+    Asked of all before any is loaded.
+    """
+    for place in (folder, *(folder / name for name in COMPONENTS)):
+        check_configs(place)
 
 
 def component_class(folder: Path, index: dict[str, Any], name: str) -> str | None:
@@ -97,6 +96,7 @@ def load_component(
     cls = getattr(importlib.import_module(_allowed(name)[class_name]), class_name)
     library = "transformers" if class_name in _TRANSFORMERS else "diffusers"
     path = folder / name
+    check_configs(path)
     try:
         if device.type == "meta":
             model = _skeleton(cls, path, library, dtype)
@@ -104,7 +104,7 @@ def load_component(
             with _no_progress_bars():
                 model = _with_weights(cls, path, library, dtype)
     except _LOAD_ERRORS as error:
-        raise ModelError(f"{path} cannot be loaded: {error}") from error
+        raise ModelError(f"{path} cannot be loaded: {one_line(error)}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -149,13 +149,7 @@ def _with_weights(cls: Any, path: Path, library: str, dtype: torch.dtype) -> Any
         output_loading_info=True,
         **options,
     )
-    absent = [*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])]
-    if absent:
-        # Loaders fill what is missing with random numbers and go on.
-        raise ModelError(
-            f"{path} is not whole: {len(absent)} of its tensors are missing or of another shape, "
-            f"as {sorted(absent)[0]}. Pull or copy it again."
-        )
+    check_loaded(path, model, found)
     if found["unexpected_keys"]:
         logger.info("%s holds %d tensors of no use", path, len(found["unexpected_keys"]))
     if library != "transformers":
@@ -195,10 +189,11 @@ def load_tokenizer(path: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    name = read_json(path / "tokenizer_config.json").get("tokenizer_class", "CLIPTokenizer")
+    check_configs(path)
+    name = read_config(path / "tokenizer_config.json").get("tokenizer_class", "CLIPTokenizer")
     if name not in _TOKENIZERS:
         raise ModelError(f"{path} is a {name}; this version loads {', '.join(_TOKENIZERS)}.")
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers package raises nothing narrower
-        raise ModelError(f"{path} cannot be loaded: {error}") from error
+        raise ModelError(f"{path} cannot be loaded: {one_line(error)}") from error

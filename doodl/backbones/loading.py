@@ -8,10 +8,16 @@ from typing import Any
 import torch
 
 from doodl.backbones.backbone import Backbone
-from doodl.backbones.components import component_class, load_component, load_tokenizer, read_json
+from doodl.backbones.components import (
+    check_pipeline_configs,
+    component_class,
+    load_component,
+    load_tokenizer,
+)
 from doodl.backbones.process import noise_process
 from doodl.backbones.single_file import load_file
 from doodl.backbones.text import TextEncoders, t5_tokens
+from doodl.configs import read_config
 from doodl.errors import ModelError
 from doodl.hub import find_model
 from doodl.revisions import folder_revision
@@ -77,12 +83,13 @@ def load_backbone(
 
 def _load_folder(folder: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Return the parts of a diffusers pipeline folder, and what its configs say of them."""
-    index = read_json(folder / "model_index.json")
+    check_pipeline_configs(folder)
+    index = read_config(folder / "model_index.json")
     kind, network = _kind_of(folder, index)
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     noise_process(scheduler, kind)  # before gigabytes are read in vain
     # Older configs leave the flag out and mean an autoencoder that half precision suits.
-    upcast_vae = bool(read_json(folder / "vae" / "config.json").get("force_upcast", False))
+    upcast_vae = bool(read_config(folder / "vae" / "config.json").get("force_upcast", False))
     upcast_vae = upcast_vae and dtype in (torch.float16, torch.bfloat16)
 
     def load(part: str, dtype: torch.dtype = dtype) -> Any:

@@ -12,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from doodl.backbones.clip_tokenizer import clip_tokenizer
-from doodl.backbones.components import load_tokenizer, read_json
+from doodl.backbones.components import load_tokenizer
 from doodl.backbones.process import noise_process
 from doodl.backbones.published import PUBLISHED
+from doodl.configs import read_config
 from doodl.errors import ModelError
+from doodl.weights import check_finite, load_tensors, one_line
 
 _UNET = "model.diffusion_model."
 _FIRST = f"{_UNET}input_blocks.0.0.weight"
@@ -121,7 +123,7 @@ def _configs(path: Path, kind: str) -> dict[str, dict[str, Any]]:
     for part in configs:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         if (folder / part / name).is_file():
-            configs[part] = read_json(folder / part / name)
+            configs[part] = read_config(folder / part / name)
     return configs
 
 
@@ -171,7 +173,7 @@ def _diffusers_part(
         if empty:
             return torch.nn.Module.to(model, dtype)
         converted = convert(checkpoint=_tensors(path, prefix), config=dict(model.config))
-        model.load_state_dict(_cast(converted, dtype), strict=True, assign=True)
+        load_tensors(model, _cast(converted, dtype), "its part", assign=True)
     except (
         OSError,
         SafetensorError,
@@ -180,8 +182,10 @@ def _diffusers_part(
         TypeError,
         AttributeError,
         RuntimeError,
+        ModelError,
     ) as error:
         raise ModelError(_misfit(path, prefix, error)) from error
+    check_finite(path, model.state_dict())
     return model.requires_grad_(False)
 
 
@@ -211,7 +215,7 @@ def _text_encoder(
             tensors = {n.removeprefix("text_model."): t for n, t in tensors.items()}
         # The file may hold more: a logit scale, places, a last layer that the model leaves out.
         kept = {name: tensor for name, tensor in tensors.items() if name in own}
-        model.load_state_dict(_cast(kept, dtype), strict=True)
+        load_tensors(model, _cast(kept, dtype), "its part")
     except (
         OSError,
         SafetensorError,
@@ -220,8 +224,10 @@ def _text_encoder(
         TypeError,
         AttributeError,
         RuntimeError,
+        ModelError,
     ) as error:
         raise ModelError(_misfit(path, prefix, error)) from error
+    check_finite(path, model.state_dict())
     return model
 
 
@@ -260,9 +266,9 @@ def _cast(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _misfit(path: Path, prefix: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
     return (
-        f"{path.name}: what it has under {prefix} does not fit its kind's configs ({reason}). If "
+        f"{path.name}: what it has under {prefix} does not fit its kind's configs "
+        f"({one_line(error)}). If "
         f"it is a variant, put its configs in a folder {path.stem}/ beside it."
     )
 

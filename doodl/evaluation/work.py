@@ -32,6 +32,8 @@ from doodl.evaluation.rows import (
     recipe_values,
 )
 from doodl.evaluation.strengths import Strength, match_strength
+from doodl.guidance.revisions import all_revisions
+from doodl.guidance.spec import parse_guides
 from doodl.hub import find_model
 from doodl.images import decode_photo
 from doodl.pocket import weights_dir
@@ -89,7 +91,8 @@ class EvaluationSpec:
             "judge": weights_dir() / "judge",
             "referee": Path(self.referee),
         }
-        return {name: folder_revision(folder) for name, folder in folders.items()}
+        found = {name: folder_revision(folder) for name, folder in folders.items()}
+        return found | all_revisions(parse_guides(self.config.guides))
 
     def run(self, method: str, direction: str, strength: float, revisions: dict[str, str]) -> Run:
         """Return the run with the fingerprint of all its figures depend on, but for the case."""

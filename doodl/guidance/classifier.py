@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from doodl.guidance.classes import find_class
 from doodl.guidance.crops import CropViews
 from doodl.guidance.terms import Assessment, GuideRow
 from doodl.towers import ImageNetwork
-
-_NAMED_CLASSES = 8
 
 
 class Classifier(ImageNetwork):
@@ -58,29 +57,7 @@ class Classifier(ImageNetwork):
 
         Raises: ValueError naming a few of the classes there are.
         """
-        wanted = label.strip().casefold()
-        synonyms = [
-            {entry.casefold(), *(part.strip().casefold() for part in entry.split(","))}
-            for entry in self.labels
-        ]
-        whole = [i for i, entry in enumerate(self.labels) if entry.strip().casefold() == wanted]
-        found = whole or [i for i, names in enumerate(synonyms) if wanted in names]
-        if len(found) == 1:
-            return found[0]
-        if len(found) > 1:
-            raise ValueError(
-                f"class {label!r} of classifier {self.name} is ambiguous: it names the classes "
-                f"{', '.join(map(str, found[:_NAMED_CLASSES]))}; give the number."
-            )
-        if wanted.isdecimal() and int(wanted) < self.num_classes:
-            return int(wanted)
-        known = ", ".join(self.labels[:_NAMED_CLASSES])
-        more = ", ..." if len(self.labels) > _NAMED_CLASSES else ""
-        raise ValueError(
-            f"classifier {self.name} has no class {label!r}; it has "
-            + (f"{known}{more}, or " if known else "")
-            + f"a number from 0 to {self.num_classes - 1}."
-        )
+        return find_class(self.labels, self.num_classes, label, self.name)
 
 
 def class_losses(logits: Tensor, classes: Tensor, *, binary: bool) -> Tensor:

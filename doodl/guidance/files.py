@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from doodl.errors import ModelError
+from doodl.weights import one_line
 
 LOAD_ERRORS = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, EOFError,
@@ -35,7 +35,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             with torch.serialization.safe_globals(_numpy_globals()):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except LOAD_ERRORS as error:
-        raise ModelError(f"{path} cannot be read as tensors: {error}") from error
+        raise ModelError(f"{path} cannot be read as tensors: {one_line(error)}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -59,27 +59,6 @@ def _numpy_globals() -> list[Any]:
           for function, name in ((_reconstruct, "_reconstruct"), (scalar, "scalar"))),
         np.ndarray, np.dtype, type(np.dtype("f8")), type(np.dtype("f4")), type(np.dtype("i8")),
     ]  # fmt: skip
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file. Raises: ModelError if it is not there or no object."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}, not an object.")
-    return value
-
-
-def labels_beside(path: Path) -> list[str]:
-    """Return the lines of FILE.labels.txt beside FILE.suffix; none if it is not there."""
-    labels = path.with_suffix(".labels.txt")
-    if not labels.is_file():
-        return []
-    return [
-        line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
 
 
 def checked_labels(path: Path, labels: Any, num_classes: int) -> list[str]:

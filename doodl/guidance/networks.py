@@ -8,19 +8,21 @@ from typing import Any
 
 import torch
 
+from doodl.configs import check_configs, read_config
 from doodl.errors import ModelError
+from doodl.guidance.classes import labels_beside
 from doodl.guidance.classifier import Classifier
 from doodl.guidance.files import (
     LOAD_ERRORS,
     checked_labels,
-    labels_beside,
-    read_json,
     read_state,
     square,
 )
+from doodl.guidance.revisions import is_timm_name, split_class
 from doodl.guidance.spec import POCKET_CLASSIFIER
 from doodl.guidance.wsdan import IMAGENET_MEAN, IMAGENET_STD, build_wsdan, is_wsdan
 from doodl.pocket import weights_dir
+from doodl.weights import check_finite, check_loaded, load_tensors, one_line
 
 # config.json comes from outside: only these classes of transformers are made on its word.
 _HF_CLASSES = frozenset(
@@ -69,42 +71,9 @@ def load_classifier(
     return classifier.to(device=device).to_dtype(dtype), label
 
 
-def split_class(value: str) -> tuple[str, str | None]:
-    """Return (MODEL, CLASS) of a classifier guide's value; the longest MODEL there is.
-
-    Raises: ModelError if no part of it is a model.
-    """
-    if _is_model(value):
-        return value, None
-    head, label = value, ""
-    while "/" in head:
-        head, _, tail = head.rpartition("/")
-        label = f"{tail}/{label}" if label else tail
-        if head and _is_model(head):
-            return head, label
-    raise ModelError(
-        f"classifier {value!r} is none that is here: give {POCKET_CLASSIFIER}, a folder with "
-        "config.json and model.safetensors, a WS-DAN checkpoint file, NAME@FILE or NAME with a "
-        "timm model's name; /CLASS may follow."
-    )
-
-
-def _is_model(text: str) -> bool:
-    name, at, file = text.partition("@")
-    if at:
-        return _is_timm_name(name) and Path(file).is_file()
-    is_path = (Path(text) / "config.json").is_file() or Path(text).is_file()
-    return text == POCKET_CLASSIFIER or is_path or _is_timm_name(text)
-
-
-def _is_timm_name(text: str) -> bool:
-    import timm
-
-    return "/" not in text and timm.is_model(text.partition(".")[0])
-
-
 def _from_folder(folder: Path, name: str) -> Classifier:
-    config = read_json(folder / "config.json")
+    check_configs(folder)
+    config = read_config(folder / "config.json")
     if "architecture" in config:
         return _timm_folder(folder, config, name)
     return _hugging_face(folder, config, name)
@@ -139,7 +108,7 @@ def _from_timm(
     """Return a timm model with the weights of a file; the number of classes is the file's."""
     import timm
 
-    if not _is_timm_name(name):
+    if not is_timm_name(name):
         raise ModelError(f"{name!r} is no timm model.")
     state = read_state(path)
     defaults: dict[str, Any] = {}
@@ -158,9 +127,10 @@ def _from_timm(
         network = timm.create_model(
             architecture, pretrained=False, num_classes=num_classes, **(arguments or {})
         )
-        network.load_state_dict(state)
-    except LOAD_ERRORS as error:
-        raise ModelError(f"{path} cannot be loaded as {name}: {error}") from error
+        load_tensors(network, state, "its file")
+    except (*LOAD_ERRORS, ModelError) as error:
+        raise ModelError(f"{path} cannot be loaded as {name}: {one_line(error)}") from error
+    check_finite(path, network.state_dict())
     size = settings.get("input_size", (3, 224, 224))
     return Classifier(
         network,
@@ -193,14 +163,16 @@ def _hugging_face(folder: Path, config: dict[str, Any], name: str) -> Classifier
         )
     try:
         network, report = getattr(transformers, classes[0]).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # and told of: ours is the one line
         )
     except LOAD_ERRORS as error:
-        raise ModelError(f"{folder} cannot be loaded: {error}") from error
-    if report["missing_keys"]:
-        # transformers only warns, and fills them with random numbers.
-        raise ModelError(f"{folder}: no weights for {sorted(report['missing_keys'])[:4]}.")
-    preprocess = read_json(folder / "preprocessor_config.json")
+        raise ModelError(f"{folder} cannot be loaded: {one_line(error)}") from error
+    check_loaded(folder, network, report)
+    preprocess = read_config(folder / "preprocessor_config.json")
     if abs(preprocess.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise ModelError(f"{folder}: only images scaled to [0, 1] before normalising are known.")
     normalised = preprocess.get("do_normalize", True)
@@ -237,7 +209,7 @@ def _from_wsdan(path: Path) -> Classifier:
             f"{path.name} has tensors {', '.join(sorted(state)[:4])}, ...: not a WS-DAN "
             "checkpoint. Write NAME@FILE with the timm model that the weights are of."
         )
-    network, size_px, mean, std = build_wsdan(state)
+    network, size_px, mean, std = build_wsdan(state, path)
     num_classes = len(state.get("fc_new.weight", state.get("fc.weight", ())))
     labels = checked_labels(path, labels_beside(path), num_classes)
     return Classifier(

@@ -135,9 +135,39 @@ def absolute_guide(spec: GuideSpec, base: Path) -> GuideSpec:
         return spec
     prefix = f"{BCE}:" if spec.value.startswith(f"{BCE}:") else ""
     network, at, file = spec.value.removeprefix(prefix).rpartition("@")
+    if spec.kind == "aesthetic":
+        network = _absolute_tower(network, base)
     path = Path(file).expanduser()
     named = file.split("/")[0] in (*SCORER_NAMES, POCKET_CLASSIFIER)
-    places = [place for place in (path, path.parent) if place != Path()]
+    places = [place for place in (path, *path.parents) if place != Path()]
     if not named and any((base / place).exists() for place in places):
         file = str(base / path)
     return replace(spec, value=f"{prefix}{network}{at}{file}")
+
+
+def _absolute_tower(network: str, base: Path) -> str:
+    """Return a head's tower, FOLDER or NAME:TAG, with a folder, or a file as the tag, in full."""
+    name, colon, tag = network.partition(":")
+    folder, weights = base / Path(network).expanduser(), base / Path(tag).expanduser()
+    if network and (folder / "open_clip_config.json").is_file():
+        return str(folder)
+    return f"{name}{colon}{weights}" if tag and weights.is_file() else network
+
+
+def split_guides(text: str) -> list[str]:
+    """Return the guides of a cell such as `text=1; aesthetic=0.5`; none of an empty one."""
+    parts, quoted, escaped = [""], False, False
+    for char in text:
+        if char == ";" and not quoted:
+            parts.append("")
+            continue
+        if char == '"' and not escaped:
+            quoted = not quoted
+        escaped = char == "\\" and not escaped
+        parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
+
+
+def join_guides(guides: Sequence[GuideSpec]) -> str:
+    """Return guides as one text, which `split_guides` takes apart."""
+    return "; ".join(map(str, guides))

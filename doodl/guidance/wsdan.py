@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from doodl.errors import ModelError
+from doodl.weights import check_finite, load_tensors, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -100,8 +102,10 @@ def is_wsdan(state: Mapping[str, Tensor]) -> bool:
     return sequential or ("fc_new.weight" in state and "Mixed_6e.branch1x1.conv.weight" in state)
 
 
-def build_wsdan(state: Mapping[str, Tensor]) -> tuple[nn.Module, int, tuple, tuple]:
-    """Return (network, input side in px, mean, std) of a checkpoint's tensors.
+def build_wsdan(
+    state: Mapping[str, Tensor], place: str | Path = "WS-DAN checkpoint"
+) -> tuple[nn.Module, int, tuple, tuple]:
+    """Return (network, input side in px, mean, std) of the tensors of a checkpoint file.
 
     Raises: ModelError if they are not those of an Inception-v3 WS-DAN.
     """
@@ -123,21 +127,12 @@ def build_wsdan(state: Mapping[str, Tensor]) -> tuple[nn.Module, int, tuple, tup
                 )
             network = SequentialWSDAN(names, channels, maps, classes)
             size, mean, std = 448, IMAGENET_MEAN, IMAGENET_STD
-    wanted = network.state_dict()
-    # Batch counters are of training only, and older checkpoints have none.
-    counters = {
-        name: torch.tensor(0)
-        for name in wanted
-        if name.endswith("num_batches_tracked") and name not in state
-    }
-    given = {name: tensor.float() for name, tensor in state.items() if name in wanted}
-    unknown = sorted(name for name in state if name not in wanted and not _unused(name))
+    given = {name: tensor.float() for name, tensor in state.items() if not _unused(name)}
     try:
-        if unknown:
-            raise RuntimeError(f"unknown tensors {', '.join(unknown[:4])}")
-        network.load_state_dict({**given, **counters}, assign=True)
-    except RuntimeError as error:
-        raise ModelError(f"WS-DAN checkpoint does not fit Inception-v3: {error}") from error
+        load_tensors(network, given, "its file", assign=True)
+    except (ModelError, RuntimeError) as error:
+        raise ModelError(f"{place} does not fit Inception-v3: {one_line(error)}") from error
+    check_finite(place, network.state_dict())
     return network, size, mean, std
 
 

@@ -17,7 +17,8 @@ from doodl.guidance.classifier import ClassifierGuide, class_losses
 from doodl.guidance.crops import CropViews
 from doodl.guidance.files import read_state
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
-from doodl.guidance.networks import load_classifier, split_class
+from doodl.guidance.networks import load_classifier
+from doodl.guidance.revisions import split_class
 from doodl.guidance.spec import parse_guides
 from doodl.guidance.wsdan import NamedWSDAN, SequentialWSDAN, build_wsdan
 

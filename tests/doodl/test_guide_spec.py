@@ -1,13 +1,27 @@
 """Guides as they are written on a command line and in a manifest."""
 
 import hashlib
+import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doodl.guidance.revisions import guide_revisions
+from doodl.config import preset
+from doodl.evaluation.cases import Draw
+from doodl.evaluation.guided.run import _revisions
+from doodl.evaluation.guided.spec import GuidedSpec, Item
+from doodl.evaluation.work import EvaluationSpec
+from doodl.guidance.revisions import (
+    all_revisions,
+    current_revision,
+    guide_place,
+    guide_revisions,
+)
 from doodl.guidance.spec import KINDS, GuideSpec, absolute_guide, parse_guide, parse_guides
+from doodl.pocket import weights_dir
+from doodl.revisions import file_revision, folder_revision
 
 VALUED = ("aesthetic", "text", "classifier")
 weights = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
@@ -101,6 +115,16 @@ def test_paths_become_absolute_and_names_do_not(tmp_path):
     assert absolute("aesthetic:laion-v1=1") == "laion-v1"
     assert absolute("text:birds=1") == "birds"
     assert absolute("aesthetic=1") is None
+    assert absolute("classifier:birds/of/prey=1") == str(tmp_path / "birds" / "of" / "prey")
+    (tmp_path / "birds" / "open_clip_config.json").write_text("{}")
+    full = f"{tmp_path / 'birds'}@{tmp_path / 'head.safetensors'}"
+    assert absolute("aesthetic:birds@head.safetensors=1") == full
+    assert absolute("aesthetic:ViT-B-32:openai@head.safetensors=1") == (
+        f"ViT-B-32:openai@{tmp_path / 'head.safetensors'}"
+    )
+    assert absolute("aesthetic:ViT-B-32:head.safetensors@laion-v1-b32=1") == (
+        f"ViT-B-32:{tmp_path / 'head.safetensors'}@laion-v1-b32"
+    )
 
 
 def test_a_changed_file_of_a_guide_changes_its_revision(tmp_path):
@@ -114,8 +138,76 @@ def test_a_changed_file_of_a_guide_changes_its_revision(tmp_path):
     )  # fmt: skip
     before = guide_revisions(specs)
     assert set(before) == {specs[0].name, specs[1].name}
-    assert before[specs[0].name] == f"blake2b:{hashlib.blake2b(b'one', digest_size=8).hexdigest()}"
+    assert before[specs[0].name] == f"blake2b:{hashlib.blake2b(b'one', digest_size=16).hexdigest()}"
     head.write_bytes(b"two")
     (model / "model.safetensors").write_bytes(b"weights")
     after = guide_revisions(specs)
     assert all(after[name] != before[name] for name in before)
+
+
+def test_the_fingerprint_is_of_the_longest_model_that_is_there(tmp_path):
+    birds = tmp_path / "birds"
+    (birds / "wren" / "photos").mkdir(parents=True)
+    (birds / "config.json").write_text("{}")
+    for value in ("birds", "birds/wren", "birds/wren/photos", "birds/of/prey"):
+        (spec,) = parse_guides([f"classifier:{tmp_path}/{value}=1"])
+        assert guide_place(spec) == birds
+        assert guide_revisions([spec]) == {spec.name: folder_revision(birds)}
+    (birds / "wren" / "config.json").write_text("{}")
+    (spec,) = parse_guides([f"classifier:{tmp_path}/birds/wren/photos=1"])
+    assert guide_place(spec) == birds / "wren"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["aesthetic=1", "aesthetic:laion-v2=1", "classifier:pocket/tulips=1", "classifier:resnet50=1",
+     "text:rose=1", "symmetry=1", "callable:no_such_module.at.all:f=1", "callable:sys:exit=1"],
+)  # fmt: skip
+def test_guides_by_name_alone_have_no_fingerprint(text):
+    (spec,) = parse_guides([text])
+    assert all_revisions([spec]) == {}
+    assert current_revision(spec.name) is None
+
+
+def test_every_name_in_the_tables_leads_back_to_its_file(tmp_path):
+    folder = tmp_path / "a tower of mine"
+    folder.mkdir()
+    for name in ("head.safetensors", "open_clip_model.safetensors", "dogs.pth"):
+        (folder / name).write_bytes(name.encode())
+    (folder / "open_clip_config.json").write_text("{}")
+    (folder / "dogs.labels.txt").write_text("poodle")
+    specs = parse_guides(
+        [f"aesthetic:{json.dumps(str(folder / 'head.safetensors'))}=1",
+         f"classifier:{json.dumps(str(folder / 'dogs.pth') + '/poodle')}=1",
+         "callable:json.encoder:dumps=1"]
+    )  # fmt: skip
+    found = all_revisions(specs)
+    assert [name.partition(":")[0] for name in found] == [
+        "aesthetic", "classifier", "tower of aesthetic", "labels of classifier",
+        "module of callable",
+    ]  # fmt: skip
+    assert {name: current_revision(name) for name in found} == found
+    (folder / "open_clip_config.json").unlink()
+    gone = [name for name in found if current_revision(name) is None]
+    assert gone == [f"tower of {specs[0].name}"]
+
+
+def test_evaluations_are_of_the_files_that_guide_and_measure(tmp_path):
+    head = tmp_path / "head.safetensors"
+    head.write_bytes(b"one")
+    config = replace(preset("pocket"), guides=(f"aesthetic:{head}=1",))
+    edits = EvaluationSpec(str(weights_dir() / "referee"), Draw(), config)
+    pictures = GuidedSpec(
+        "text", (Item("a rose"),), preset("pocket-text"), measures=("pocket-judge", str(head))
+    )
+    plain = replace(edits, config=preset("pocket")).revisions()
+    before = edits.revisions(), _revisions(pictures)
+    assert before[0] == plain | {f"aesthetic:{head}": file_revision(head)}
+    assert before[1]["measure 1 head.safetensors"] == file_revision(head)
+    head.write_bytes(b"two")
+    after = edits.revisions(), _revisions(pictures)
+    changed = [
+        [name for name in now if now[name] != then[name]]
+        for then, now in zip(before, after, strict=True)
+    ]
+    assert changed == [[f"aesthetic:{head}"], ["measure 1 head.safetensors"]]

@@ -22,6 +22,8 @@ from doodl.evaluation.run import Observer
 from doodl.evaluation.store import Store
 from doodl.evaluation.strengths import Strength
 from doodl.evaluation.workers import Submit, finished, result_of, workers_of
+from doodl.guidance.revisions import guide_revisions, tower_revisions
+from doodl.guidance.spec import GuideSpec
 from doodl.hub import find_model
 from doodl.pocket import weights_dir
 from doodl.revisions import folder_revision
@@ -133,13 +135,19 @@ def _tuned(
 
 def _revisions(spec: GuidedSpec) -> dict[str, str]:
     folders = {"model": find_model(spec.model)}
-    paths = [Path(name) for name in spec.measures if name not in POCKET_SCORERS]
-    # By place and last name: two folders of one name are told apart, and no path is shown.
-    folders |= {f"measure {i} {p.name}": p for i, p in enumerate(paths, 1) if p.is_dir()}
+    # By place and last name: two files of one name are told apart, and no path is shown.
+    measures = {
+        f"measure {i} {Path(name).name}{part}": revision
+        for i, name in enumerate((n for n in spec.measures if n not in POCKET_SCORERS), 1)
+        for guide in [[GuideSpec("aesthetic", name)]]
+        for part, found in (("", guide_revisions(guide)), (" tower", tower_revisions(guide)))
+        for revision in found.values()
+    }
     names: Sequence[str] = [name for name in spec.measures if name in POCKET_SCORERS]
     folders |= {name: weights_dir() / POCKET_SCORERS[name] for name in names}
     if spec.model == "pocket":
         folders |= {"guide": weights_dir() / "tower"}
         if (weights_dir() / "classifier").is_dir():
             folders["classifier"] = weights_dir() / "classifier"
-    return {n: folder_revision(f) for n, f in folders.items()} | dict(spec.guide_revisions)
+    found = {n: folder_revision(f) for n, f in folders.items()}
+    return found | measures | dict(spec.guide_revisions)
