@@ -8,11 +8,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-import queue
 import re
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import UnusableEnvironmentError
+from pipeline.liveness import NoAnswerError, call_within
 
 PREFLIGHT_SECONDS = 3.0
 
@@ -113,28 +112,15 @@ def without_secrets(address: str) -> str:
 
 
 def within(seconds: float, address: str, ask: Callable[[], Any]) -> Any:
-    """Return what `ask` returns. Raises: ClusterError if it takes longer, or finds nothing.
-
-    In a thread: neither the look-up of a name nor Ray's own client can be given a time limit.
-    """
-    answers: queue.Queue[tuple[bool, Any]] = queue.Queue()
-
-    def run() -> None:
-        try:
-            answers.put((True, ask()))
-        except BaseException as error:
-            answers.put((False, error))
-
-    threading.Thread(target=run, daemon=True).start()
+    """Return what `ask` returns. Raises: ClusterError if it takes longer, or finds nothing."""
     try:
-        good, value = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise _dead(address, f"no answer within {seconds:g} s") from None
-    if good:
-        return value
-    if isinstance(value, (ClusterError, KeyboardInterrupt)):
-        raise value
-    raise _dead(address, _named(value)) from value
+        return call_within(seconds, ask)
+    except (ClusterError, KeyboardInterrupt):
+        raise
+    except NoAnswerError as error:
+        raise _dead(address, str(error)) from None
+    except BaseException as error:
+        raise _dead(address, _named(error)) from error
 
 
 def _dead(address: str, why: str) -> ClusterError:

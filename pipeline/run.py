@@ -248,9 +248,7 @@ class _Run:
         from pipeline.cluster import RayPool
 
         batches = -(-num_rows // max(spec.batch_size, 1))
-        pool = RayPool(spec, self.fingerprint, commit.job, batches, self.observer.message)
-        self.stop.install()  # Ray has set a SIGTERM handler of its own
-        return pool
+        return RayPool(spec, self.fingerprint, commit.job, batches, self.observer.message)
 
     def _now_and_then(self, ledger: Ledger | None) -> None:
         now = time.monotonic()
