@@ -48,6 +48,8 @@ _MIN_FREE_BYTES = 64 * 2**20
 # A delivered photo is about its source's size, each time it is kept.
 _OUTPUT_PER_INPUT_BYTE = 1.25
 GPU_HOURS_EXIT = 8
+# The driver itself works on a row, which on a CPU takes what it takes: it gives no sign meanwhile.
+_INLINE_HEARTBEAT_TIMEOUT_SECONDS = 24 * 3600.0
 
 
 @dataclass
@@ -86,7 +88,13 @@ def run_job(
     inputs = load_rows(spec)
     folder = OutputFolder(spec.out)
     folder.refuse_foreign()
-    with writing_output(), folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]
+    held = folder.lock(
+        if_running=choice.if_running,  # type: ignore[arg-type]
+        heartbeat_timeout_seconds=(
+            _INLINE_HEARTBEAT_TIMEOUT_SECONDS if spec.runner == "inline" else None
+        ),
+    )
+    with writing_output(), held:
         return _Run(spec, choice, observer, folder).run(inputs)
 
 
@@ -144,6 +152,7 @@ class _Run:
         folder.storage.write("_state/spec.json", spec.to_json().encode())
 
         def hashing(done: int, total: int) -> None:
+            folder.beat()
             if self.stop.signal is not None:
                 raise SystemExit(self.stop.exit_code)
             if done == total or time.monotonic() - self._told_at > 10:
@@ -191,10 +200,14 @@ class _Run:
             copies,
             self.spec,
             pending_sources=pending_sources,
-            go_on=lambda: feeder.going_on,
+            go_on=lambda: self._goes_on(feeder),
         )
         self.summary.copied += made
         return orphaned
+
+    def _goes_on(self, feeder: Feeder) -> bool:
+        self.folder.beat()
+        return feeder.going_on
 
     def _compute(
         self,
@@ -251,6 +264,7 @@ class _Run:
         return RayPool(spec, self.fingerprint, commit.job, batches, self.observer.message)
 
     def _now_and_then(self, ledger: Ledger | None) -> None:
+        self.folder.beat()
         now = time.monotonic()
         if now - self._compacted_at > _COMPACT_EVERY_SECONDS:
             with writing_output():
