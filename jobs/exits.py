@@ -58,7 +58,8 @@ def exit_code_of(error: BaseException) -> int | None:
     if isinstance(error, PipelineError):
         return error.exit_code
     if isinstance(error, OutputLockedError):
-        return OK if error.if_running == "skip" else ALREADY_RUNNING
+        # One that hangs would be skipped every night, and no scheduler would notice.
+        return OK if error.if_running == "skip" and not error.hangs else ALREADY_RUNNING
     if isinstance(error, LeaseLostError):
         return ALREADY_RUNNING
     if isinstance(error, ModelError):

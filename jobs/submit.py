@@ -128,6 +128,7 @@ def submit_run(
     state = _running(server, name)
     if state is not None:
         if choice.if_running == "skip":
+            folder.refuse_hanging("skip")
             say(f"{state.submission_id} is at work on it already; left to itself")
             return exits.OK
         say(f"{state.submission_id} is at work on it already; nothing new is submitted")

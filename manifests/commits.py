@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +24,7 @@ from manifests.compaction import PART_BYTES, RecoveryReport
 from manifests.errors import CommitError
 from manifests.job import MANIFEST_FILE
 from manifests.ledger import Ledger, read_ledger
-from manifests.locks import IfRunning, driver_lock
+from manifests.locks import Heartbeat, IfRunning, driver_lock, locked_error, overdue, read_holder
 from manifests.originals import refuse_links, refuse_original, refuse_overlap
 from manifests.overwrites import keep_overwritten, restore_overwritten
 from manifests.parts import read_part
@@ -35,6 +35,11 @@ from manifests.secret_columns import without_secrets
 from manifests.staging import STAGING, encode_staged, staged_files, staged_name
 from manifests.storage import ArrowStorage, LocalStorage, Storage, open_storage
 
+if TYPE_CHECKING:
+    from manifests.lease import Lease
+
+_LOCK = "_state/driver.lock"
+_NOTES = ("_state/driver.json", "_state/driver.json.new")
 EDITED = "edited"
 UNGUIDED = "unguided"
 LATENTS = "latents"
@@ -68,6 +73,7 @@ class OutputFolder:
         self._job: dict[str, Any] | None = None
         self._extras: pa.Schema | None = None
         self._held = False
+        self._heartbeat: Heartbeat | Lease | None = None
 
     # The job
 
@@ -145,33 +151,70 @@ class OutputFolder:
 
     @contextmanager
     def lock(
-        self, *, if_running: IfRunning = "fail", timeout_seconds: float | None = None
+        self,
+        *,
+        if_running: IfRunning = "fail",
+        timeout_seconds: float | None = None,
+        heartbeat_timeout_seconds: float | None = None,
     ) -> Iterator[None]:
         """Be the folder's one driver for the body: by a lock (`locks`), elsewhere by a `lease`.
 
+        Args: as `locks.driver_lock`; the body calls `beat`.
         Raises: OutputLockedError if another driver is.
         """
         if isinstance(self.storage, LocalStorage):
-            path = self.storage.target("_state/driver.lock", in_place=True)
-            held = driver_lock(path, if_running=if_running, timeout_seconds=timeout_seconds)
+            for note in _NOTES:
+                self.storage.target(note, in_place=True)
+            held: AbstractContextManager[Heartbeat | Lease] = driver_lock(
+                self.storage.target(_LOCK, in_place=True),
+                if_running=if_running,
+                timeout_seconds=timeout_seconds,
+                heartbeat_timeout_seconds=heartbeat_timeout_seconds,
+            )
         else:
-            held = self._leased(if_running, timeout_seconds)
-        with held:
+            held = self._leased(if_running, timeout_seconds, heartbeat_timeout_seconds)
+        with held as self._heartbeat:
             self._held = True
             try:
                 yield
             finally:
-                self._held = False
+                self._held, self._heartbeat = False, None
+
+    def beat(self) -> None:
+        """Give a sign of life to those the lock keeps out; cheap, so call it often."""
+        if self._heartbeat is not None:
+            self._heartbeat.beat()
+
+    def refuse_hanging(self, if_running: IfRunning) -> None:
+        """Raise OutputLockedError if the folder's driver has given no sign of life for too long."""
+        if isinstance(self.storage, LocalStorage):
+            holder = read_holder(self.storage.local(_LOCK).with_suffix(".json"))
+        else:
+            from manifests.lease import lease_holder
+
+            holder = lease_holder(self.storage) or {}
+        if overdue(holder):
+            raise locked_error(self.storage.uri, holder, if_running)
 
     @contextmanager
-    def _leased(self, if_running: IfRunning, timeout_seconds: float | None) -> Iterator[None]:
+    def _leased(
+        self,
+        if_running: IfRunning,
+        timeout_seconds: float | None,
+        heartbeat_timeout_seconds: float | None,
+    ) -> Iterator[Lease]:
         from manifests.lease import driver_lease
 
         storage: Any = self.storage
-        with driver_lease(storage, if_running=if_running, timeout_seconds=timeout_seconds) as lease:
+        with driver_lease(
+            storage,
+            if_running=if_running,
+            timeout_seconds=timeout_seconds,
+            heartbeat_timeout_seconds=heartbeat_timeout_seconds,
+        ) as lease:
             unguarded, storage.guard = storage.guard, lease.check
             try:
-                yield
+                yield lease
             finally:
                 storage.guard = unguarded
 

@@ -46,14 +46,19 @@ class OutputLockedError(ManifestError):
     """Another driver runs on this output folder.
 
     Attributes:
-        holder: what the other driver wrote about itself (pid, host, started_at), {} if unknown.
+        holder: what the other driver wrote about itself (pid, host, started_at, heartbeat_at), {}
+            if unknown.
         if_running: the policy under which we gave up: "fail", "skip" or "wait".
+        hangs: it has given no sign of life for longer than it may.
     """
 
-    def __init__(self, message: str, holder: Mapping[str, Any], if_running: str):
+    def __init__(
+        self, message: str, holder: Mapping[str, Any], if_running: str, *, hangs: bool = False
+    ):
         super().__init__(message)
         self.holder = dict(holder)
         self.if_running = if_running
+        self.hangs = hangs
 
 
 class LeaseLostError(ManifestError):

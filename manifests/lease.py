@@ -17,13 +17,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from manifests.errors import LeaseLostError, OutputLockedError
+from manifests.errors import LeaseLostError
 from manifests.lease_store import LeaseStore, lease_store
-from manifests.locks import IfRunning
+from manifests.locks import IfRunning, locked_error, new_holder, overdue, utc_now
 from manifests.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -45,6 +44,13 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
+
+    def beat(self) -> None:
+        """Give a sign of life of the driver itself, which the next renewal carries.
+
+        Not the renewal's own: its thread goes on though the driver hangs.
+        """
+        self._record["heartbeat_at"] = utc_now()
 
     def check(self) -> None:
         """Raise LeaseLostError if another driver has, or may have, taken the folder over."""
@@ -92,6 +98,7 @@ def driver_lease(
     if_running: IfRunning = "fail",
     timeout_seconds: float | None = None,
     ttl_seconds: float | None = None,
+    heartbeat_timeout_seconds: float | None = None,
 ) -> Iterator[Lease]:
     """Hold the lease of an output's storage for the body; arguments as `locks.driver_lock`.
 
@@ -105,19 +112,14 @@ def driver_lease(
     store = lease_store(storage, LEASES)
     begun = time.monotonic()
     while True:
-        lease, holder = _take(store, ttl)
+        lease, holder = _take(store, ttl, heartbeat_timeout_seconds)
         if lease is not None:
             break
         waited = time.monotonic() - begun
         over = timeout_seconds is not None and waited > timeout_seconds
-        if if_running != "wait" or over:
-            who = ", ".join(f"{key} {holder[key]}" for key in _TOLD if key in holder) or "unknown"
-            raise OutputLockedError(
-                f"another driver is running on {storage.uri} ({who}); wait for it "
-                f"(--if-running wait), or stop it first. A killed one lets go after {ttl:g} s.",
-                holder,
-                if_running,
-            )
+        if if_running != "wait" or over or overdue(holder):
+            let_go = f" A killed one lets go after {ttl:g} s."
+            raise locked_error(storage.uri, holder, if_running, let_go)
         time.sleep(min(2.0, ttl / 4))
     try:
         yield lease
@@ -125,10 +127,9 @@ def driver_lease(
         lease.release()
 
 
-_TOLD = ("pid", "host", "started_at", "epoch")
-
-
-def _take(store: LeaseStore, ttl: float) -> tuple[Lease | None, dict[str, Any]]:
+def _take(
+    store: LeaseStore, ttl: float, heartbeat_timeout_seconds: float | None
+) -> tuple[Lease | None, dict[str, Any]]:
     """Return a lease, or None and who holds it."""
     epochs = _epochs(store.names())
     newest = max(epochs, default=0)
@@ -136,7 +137,12 @@ def _take(store: LeaseStore, ttl: float) -> tuple[Lease | None, dict[str, Any]]:
     holder = _decoded(found[0]) if found is not None else {}
     if found is not None and not _is_free(holder, found[1], ttl):
         return None, holder
-    record = _own_record(newest + 1, ttl)
+    record = {
+        "epoch": newest + 1,
+        "ttl_seconds": ttl,
+        **new_holder(heartbeat_timeout_seconds),
+        **_process_facts(os.getpid()),
+    }
     if not store.create(_name(newest + 1), _encoded(record, released=False)):
         return None, {}  # another was faster
     for epoch in epochs[:-1]:
@@ -170,17 +176,6 @@ def _process_facts(pid: int) -> dict[str, Any]:
         # Field 22: clock ticks since boot at which it began; the name before may hold anything.
         facts["begun"] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return facts
-
-
-def _own_record(epoch: int, ttl: float) -> dict[str, Any]:
-    pid = os.getpid()
-    return {
-        "epoch": epoch,
-        "ttl_seconds": ttl,
-        "pid": pid,
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_process_facts(pid),
-    }
 
 
 def _encoded(record: dict[str, Any], *, released: bool) -> bytes:

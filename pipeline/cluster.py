@@ -15,9 +15,18 @@ from typing import Any
 
 import ray
 
-from pipeline.connection import JobRay, PrivateRay, capacity, draining_nodes, num_gpus
+from manifests.deadline import DeadlineError, within
+from pipeline.connection import (
+    Connection,
+    JobRay,
+    PrivateRay,
+    answered,
+    capacity,
+    draining_nodes,
+    num_gpus,
+)
 from pipeline.errors import UnusableEnvironmentError
-from pipeline.outcomes import ROW_TIMEOUT, WorkItem
+from pipeline.outcomes import ROW_TIMEOUT, Outcome, WorkItem
 from pipeline.pools import Completion
 from pipeline.shared import check_shared, shared_paths
 from pipeline.shipping import code_digest
@@ -29,6 +38,9 @@ _FIRST_TOLD_SECONDS = 60.0
 # A worker may die while it loads for reasons of its node; so many on end, and none ready, is not.
 _MAX_DEAD_STARTS = 5
 _MAX_FAILED_STARTS = 2
+_MAX_RAY_RESTARTS = 2
+_KILL_SECONDS = 10.0
+_GOES_ON = "the same command again goes on from here."
 
 
 class _Worker:
@@ -104,6 +116,9 @@ class RayPool:
     its models are loaded, so that a row's clock counts the row alone; and the first that is ready
     begins, so that a cluster may grow by the workers it has no room for yet.
 
+    When Ray's own daemons die, what was in work comes back uncharged; a private Ray is started
+    again, a few times, and on a cluster the run ends.
+
     Args:
         max_workers: batches to compute: more workers than that are of no use.
         tell: where a line for a person goes.
@@ -121,9 +136,9 @@ class RayPool:
         self._tell = tell
         self._opened_at = self._drains_at = time.monotonic()
         self._tell_after, self._dead_starts = _FIRST_TOLD_SECONDS, 0
-        self._failed_starts = 0
+        self._failed_starts = self._restarts = 0
         if spec.runner == "cluster":
-            self._connection: JobRay | PrivateRay = JobRay()
+            self._connection: Connection = JobRay()
         else:
             asked = spec.num_workers or max(1, int(default_workers() / spec.cpus_per_worker))
             count = min(max_workers, asked)
@@ -135,19 +150,12 @@ class RayPool:
             if spec.device == "auto":
                 spec = replace(spec, device="cuda" if num_gpus() else "cpu")
             self._spec = spec
-            self._own_node = ray.get_runtime_context().get_node_id()
             need = worker_need(spec)
-            self._actor_class = ray.remote(
-                num_cpus=need["CPU"],
-                num_gpus=need.get("GPU", 0),
-                resources=dict(spec.resources),
-                max_restarts=0,
-                max_task_retries=0,
-            )(_Worker)
             code = code_digest() if spec.runner == "cluster" else None
             self._arguments = (spec.to_json(), fingerprint, dict(job), code)
-            workers = min(max_workers, self._workers(need))
-            self._slots = [self._started() for _ in range(workers)]
+            self._slots: list[_Slot] = []
+            self._num_workers = min(max_workers, self._workers(need))
+            self._start_workers()
         except BaseException:
             self._connection.close()
             raise
@@ -166,6 +174,19 @@ class RayPool:
                    if self._connection.grows else "ask for less, or use --device cpu.")
             )  # fmt: skip
         return min(asked or there, there)
+
+    def _start_workers(self) -> None:
+        """Fill the slots, all of them empty, on the Ray that is connected now."""
+        self._own_node = ray.get_runtime_context().get_node_id()
+        need = worker_need(self._spec)
+        self._actor_class = ray.remote(
+            num_cpus=need["CPU"],
+            num_gpus=need.get("GPU", 0),
+            resources=dict(self._spec.resources),
+            max_restarts=0,
+            max_task_retries=0,
+        )(_Worker)
+        self._slots = answered(lambda: [self._started() for _ in range(self._num_workers)])
 
     def _started(self) -> _Slot:
         actor = self._actor_class.remote(*self._arguments)
@@ -187,7 +208,7 @@ class RayPool:
 
     @property
     def num_workers(self) -> int:
-        return len(self._slots)
+        return self._num_workers
 
     def submit(self, items: Sequence[WorkItem]) -> None:
         fresh = any(item.fresh for item in items)
@@ -197,6 +218,10 @@ class RayPool:
         slot.reference = slot.actor.process.remote(slot.items)
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
+        if (lost := self._connection.watch.lost()) is not None:
+            if self._slots:
+                return self._given_back(lost)
+            self._begin_again(lost)
         self._leave_draining_nodes()
         self._say_if_waiting()
         watched = [slot for slot in self._slots if not slot.idle]
@@ -210,11 +235,14 @@ class RayPool:
         """Return what a slot's call gave; None for a worker that has just become ready."""
         items, slot.items = slot.items, ()
         try:
-            value = ray.get(slot.reference)
+            value = ray.get(slot.reference, timeout=_KILL_SECONDS)
         except ray.exceptions.RayTaskError as error:
             # The row boundary lets nothing through, so this worker is not to be trusted any more.
             reason = f"worker error: {error.cause!r}"
         except ray.exceptions.RayError as error:
+            if self._connection.watch.lost(now=True) is not None:
+                slot.items = items  # given back with all the others
+                return None
             reason = _reason(error)
             if getattr(error, "actor_init_failed", False):
                 # No row is at fault, and the next worker will most likely fail alike; but a file
@@ -239,12 +267,48 @@ class RayPool:
         self._replace(slot)
         return Completion(items, worker_died=reason, node=slot.node)
 
+    def _given_back(self, lost: str) -> list[Completion]:
+        """Empty the slots of a Ray that is lost: what is done as it is, all else uncharged."""
+        slots, self._slots = self._slots, []
+        completions = []
+        for slot in slots:
+            outcomes = _finished(slot)
+            if slot.items and outcomes is not None:
+                completions.append(Completion(slot.items, outcomes))
+            elif slot.items:
+                completions.append(
+                    Completion(slot.items, worker_died=lost, node=slot.node, charged=False)
+                )
+            self._kill_process(slot)  # it may go on for a while without its daemon
+        return completions
+
+    def _begin_again(self, lost: str) -> None:
+        """Start Ray and the workers anew.
+
+        Raises: UnusableEnvironmentError if it is not ours, or was lost too often, or cannot start.
+        """
+        self._restarts += 1
+        if self._restarts > _MAX_RAY_RESTARTS:
+            raise UnusableEnvironmentError(
+                f"{lost}, after it was started again {_MAX_RAY_RESTARTS} times; {_GOES_ON}"
+            )
+        if not self._connection.grows:
+            self._tell(f"{lost}: it is started again, with the photos that were in work")
+        try:
+            self._connection.begin_again()
+        except UnusableEnvironmentError as error:
+            raise UnusableEnvironmentError(f"{lost}: {error}; {_GOES_ON}") from error
+        self._opened_at, self._tell_after = time.monotonic(), _FIRST_TOLD_SECONDS
+        self._start_workers()
+
     def _leave_draining_nodes(self) -> None:
         """Give workers on nodes that are about to go no new rows, and start others elsewhere.
 
         Ray itself places nothing on a draining node.
         """
         if time.monotonic() - self._drains_at < _DRAIN_CHECK_SECONDS or not self._connection.grows:
+            return
+        if not self._connection.watch.answering:
             return
         self._drains_at = time.monotonic()
         draining = draining_nodes()
@@ -290,14 +354,33 @@ class RayPool:
                 os.kill(slot.pid, signal.SIGKILL)
 
     def _replace(self, slot: _Slot) -> None:
-        ray.kill(slot.actor)
+        self._end(slot)
         self._slots[self._slots.index(slot)] = self._started()
+
+    def _end(self, slot: _Slot) -> None:
+        try:
+            within(_KILL_SECONDS, lambda: ray.kill(slot.actor))
+        except DeadlineError as error:
+            self._connection.watch.give_up(f"Ray does not end a worker ({error})")
 
     def close(self) -> None:
         for slot in self._slots:
-            ray.kill(slot.actor)
+            if self._connection.watch.lost() is None:
+                self._end(slot)
+            else:
+                self._kill_process(slot)
         self._slots.clear()
         self._connection.close()
+
+
+def _finished(slot: _Slot) -> tuple[Outcome, ...] | None:
+    """Return the outcomes that had come back before Ray was lost; None if they had not."""
+    if not slot.items or not ray.wait([slot.reference], timeout=0)[0]:
+        return None
+    try:
+        return tuple(ray.get(slot.reference, timeout=_KILL_SECONDS))
+    except ray.exceptions.RayError:
+        return None
 
 
 def worker_need(spec: JobSpec) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from manifests.commits import MANIFEST_FILE, OutputFolder
 from manifests.committed import committed_rows
 from manifests.errors import ManifestError
 from manifests.lease import lease_holder
+from manifests.locks import alive
 from manifests.parts import IMAGES, list_parts, open_part, part_path, read_part
 from manifests.schemas import RESULT_SCHEMA
 from manifests.storage import LocalStorage
@@ -137,10 +137,9 @@ class OutputView:
         except (FileNotFoundError, ValueError, AttributeError):
             return None
         here = host == socket.gethostname()
-        if here and not _alive(pid):
+        if here and not alive(pid):
             return None
-        alive = True if here else None
-        return {"pid": pid, "host": host, "started_at": started_at, "alive": alive}
+        return {"pid": pid, "host": host, "started_at": started_at, "alive": here or None}
 
 
 def _held_photos(part: Any, group: int, row_ids: pa.Array) -> Iterator[tuple[str, bytes]]:
@@ -154,13 +153,3 @@ def _held_photos(part: Any, group: int, row_ids: pa.Array) -> Iterator[tuple[str
         image = images[i].as_py()
         if image is not None and image["bytes"] is not None:
             yield held[i].as_py(), image["bytes"]
-
-
-def _alive(pid: Any) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, TypeError, ValueError):
-        return True
-    return True

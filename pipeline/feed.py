@@ -183,6 +183,10 @@ class Feeder:
         """
         # A batch's death may be any of its rows' fault: each gets its attempts alone.
         alone = len(completion.items) == 1
+        if not completion.charged:
+            # Alone again what was alone: it may be poison all the same.
+            (self._retries if alone else self._returned).append(item)
+            return
         own_fault = completion.error_type is not None and alone
         if not own_fault and (item.attempt < self._spec.max_attempts or not alone):
             self._retries.append(replace(item, attempt=item.attempt + alone))

@@ -16,7 +16,8 @@ from pipeline.stages import RowProcessor
 class Completion:
     """A batch that came back: its outcomes, or the reason why its worker is gone.
 
-    `error_type` names a fault that is surely the rows' own, so that they are not tried again.
+    `error_type` names a fault that is surely the rows' own, so that they are not tried again; with
+    `charged` False it is surely not theirs, and they are tried again as if they had not been.
     `node` is where a worker died. One that died while it was loading comes back without items.
     """
 
@@ -25,6 +26,7 @@ class Completion:
     worker_died: str | None = None
     error_type: str | None = None
     node: str = ""
+    charged: bool = True
 
 
 class Pool(Protocol):

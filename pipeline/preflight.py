@@ -112,10 +112,7 @@ def without_secrets(address: str) -> str:
 
 
 def within(seconds: float, address: str, ask: Callable[[], Any]) -> Any:
-    """Return what `ask` returns. Raises: ClusterError if it takes longer, or finds nothing.
-
-    Neither the look-up of a name nor Ray's own client can be given a time limit.
-    """
+    """Return what `ask` returns. Raises: ClusterError if it takes longer, or finds nothing."""
     try:
         return deadline.within(seconds, ask)
     except deadline.DeadlineError as error:

@@ -61,6 +61,8 @@ _MIN_FREE_BYTES = 64 * 2**20
 # A delivered photo is about its source's size, each time it is kept.
 _OUTPUT_PER_INPUT_BYTE = 1.25
 GPU_HOURS_EXIT = 8
+# The driver itself works on a row, which on a CPU takes what it takes: it gives no sign meanwhile.
+_INLINE_HEARTBEAT_TIMEOUT_SECONDS = 24 * 3600.0
 
 
 @dataclass
@@ -102,7 +104,13 @@ def run_job(
     spec = with_row_guides(spec, inputs)
     folder = OutputFolder(spec.out)
     refuse_folder(folder, spec, choice, inputs)
-    with writing_output(), folder.lock(if_running=choice.if_running):  # type: ignore[arg-type]
+    held = folder.lock(
+        if_running=choice.if_running,  # type: ignore[arg-type]
+        heartbeat_timeout_seconds=(
+            _INLINE_HEARTBEAT_TIMEOUT_SECONDS if spec.runner == "inline" else None
+        ),
+    )
+    with writing_output(), held:
         return _Run(spec, choice, observer, folder).run(inputs)
 
 
@@ -158,6 +166,7 @@ class _Run:
         folder.storage.write("_state/spec.json", spec.to_json().encode())
 
         def hashing(done: int, total: int) -> None:
+            folder.beat()
             if self.stop.signal is not None:
                 raise SystemExit(self.stop.exit_code)
             if done == total or time.monotonic() - self._told_at > 10:
@@ -254,10 +263,14 @@ class _Run:
             copies,
             commit,
             pending_sources=pending_sources,
-            go_on=lambda: feeder.going_on,
+            go_on=lambda: self._goes_on(feeder),
         )
         self.summary.copied += made
         return orphaned
+
+    def _goes_on(self, feeder: Feeder) -> bool:
+        self.folder.beat()
+        return feeder.going_on
 
     def _compute(
         self,
@@ -311,11 +324,10 @@ class _Run:
         from pipeline.cluster import RayPool
 
         batches = -(-num_rows // max(spec.batch_size, 1))
-        pool = RayPool(spec, self.fingerprint, commit.job, batches, self.observer.message)
-        self.stop.install()  # Ray has set a SIGTERM handler of its own
-        return pool
+        return RayPool(spec, self.fingerprint, commit.job, batches, self.observer.message)
 
     def _now_and_then(self, ledger: Ledger | None) -> None:
+        self.folder.beat()
         now = time.monotonic()
         if now - self._compacted_at > _COMPACT_EVERY_SECONDS:
             with writing_output():

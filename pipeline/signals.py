@@ -39,14 +39,10 @@ class StopRequest:
     def installed(self) -> Iterator[None]:
         """Be the handler of both signals for the body."""
         previous = {number: signal.getsignal(number) for number in SIGNAL_EXIT}
-        self.install()
+        for number in SIGNAL_EXIT:
+            signal.signal(number, self)
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Be the handler of both signals; again after a library has set its own."""
-        for number in SIGNAL_EXIT:
-            signal.signal(number, self)

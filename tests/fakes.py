@@ -108,6 +108,12 @@ def load_editor_at_second_try(model, config, *, device="cpu", software="doodl-ba
     return FakeEditor(software)
 
 
+def load_editor_slowly(model, config, *, device="cpu", software="doodl-batch"):
+    Path(os.environ[LOG] + ".loading").touch()
+    time.sleep(5.0)
+    return FakeEditor(software)
+
+
 class SlowEditor(FakeEditor):
     """Tells of 20 iterations of 0.1 s a photo; needs checkpoint_every=0, having no state."""
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.faults.harness import Table
+from tests.fakes import LOG, SECONDS
+from tests.faults.harness import ROOT, Table
+from tests.faults.nodes import Nodes
 
 _TABLE = Table()
 
@@ -10,6 +12,18 @@ _TABLE = Table()
 @pytest.fixture
 def faults():
     return _TABLE
+
+
+@pytest.fixture
+def nodes(tmp_path, monkeypatch):
+    # What the fake edit is told reaches the workers by the nodes' own environment.
+    monkeypatch.setenv(SECONDS, "0.2")
+    monkeypatch.setenv(LOG, str(tmp_path / "edits.log"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = Nodes(tmp_path)
+    cluster.environment["PYTHONPATH"] = str(ROOT)
+    yield cluster
+    cluster.stop()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -91,6 +91,13 @@ class Run:
                     found.append(process)
         return found
 
+    def daemons(self, *names):
+        """The processes of its private Ray of these names; of no name: all it has started."""
+        with suppress(psutil.Error):
+            started = psutil.Process(self.process.pid).children(recursive=True)
+            return [process for process in started if not names or _name(process) in names]
+        return []
+
     def wait(self, seconds=500):
         """Wait for its end and return its exit code."""
         return self.process.wait(seconds)
@@ -104,6 +111,12 @@ class Run:
         kill_marked(self.mark)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
+
+
+def _name(process):
+    with suppress(psutil.Error):
+        return process.name()
+    return ""
 
 
 @contextmanager
@@ -165,6 +178,12 @@ def row_recoveries(spec):
 def all_recoveries(spec):
     """All the seconds of `row_recoveries`."""
     return [seconds for row in row_recoveries(spec).values() for seconds in row]
+
+
+def charged(spec):
+    """How many attempts each row was charged with, as the ledger tells."""
+    ledger = OutputFolder(spec.out).read_ledger().to_pandas()
+    return ledger.groupby("row_id")["attempt"].max().to_dict()
 
 
 class Table:
