@@ -199,7 +199,7 @@ def test_check_names_what_is_wrong_as_written_and_asks_nobody(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "answer", [503, 429, drop, silence, with_body(b"\xff\xd8", 100), 404, 403,
+    "answer", [503, 429, 204, drop, silence, with_body(b"\xff\xd8", 100), 404, 403,
                with_body(b"<html>back soon", kind="text/html")]
 )  # fmt: skip
 def test_a_web_photo_out_of_reach_for_a_night_keeps_its_result(tmp_path, edits, hasty, answer):
