@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import TimeoutError as NotYet
+from multiprocessing.pool import ThreadPool
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +38,8 @@ RACY_NS = 2_000_000_000
 
 Two seconds is the coarsest modification time in use, FAT's.
 """
+
+T = TypeVar("T")
 
 _CHUNK_ROWS = 65_536
 _TELL_SECONDS = 1.0
@@ -69,10 +72,11 @@ def hash_inputs(
     photos = photos.rename_columns(["uri", "size_bytes", "mtime_ns"])
     subjects = _subjects(inputs)
     files = pa.concat_tables([photos, subjects]) if subjects.num_rows else photos
-    with ThreadPoolExecutor(workers or 4 * (os.cpu_count() or 1)) as pool:
-        files, errors = _with_stats(files, pool)
-        hashes = _remembered(files, known)
-        fresh = _hash_missing(files, hashes, errors, pool, progress)
+    workers = workers or 4 * (os.cpu_count() or 1)
+    tell = progress or _tell_nobody
+    files, errors = _with_stats(files, workers, tell)
+    hashes = _remembered(files, known)
+    fresh = _hash_missing(files, hashes, errors, workers, tell)
     if fresh:
         hashes = _filled(hashes, fresh)
         _write_cache(storage, known, files, fresh)
@@ -87,6 +91,10 @@ def hash_inputs(
             {files["uri"][i].as_py(): e for i, e in errors.items() if i >= offset},
         )
     return inputs
+
+
+def _tell_nobody(done: int, total: int) -> None:
+    del done, total
 
 
 def _read_cache(storage: Storage | None) -> pa.Table:
@@ -132,7 +140,9 @@ def _subjects(inputs: pa.Table) -> pa.Table:
     return pa.table({"uri": uris, "size_bytes": unknown, "mtime_ns": unknown})
 
 
-def _with_stats(files: pa.Table, pool: ThreadPoolExecutor) -> tuple[pa.Table, dict[int, Exception]]:
+def _with_stats(
+    files: pa.Table, workers: int, tell: Callable[[int, int], None]
+) -> tuple[pa.Table, dict[int, Exception]]:
     """Return the files with the sizes and times that were unknown, and the files not to be had."""
     errors: dict[int, Exception] = {}
     unknown = pc.is_null(files["size_bytes"])
@@ -144,7 +154,9 @@ def _with_stats(files: pa.Table, pool: ThreadPoolExecutor) -> tuple[pa.Table, di
     for first in range(0, len(uris), _CHUNK_ROWS):
         chunk = uris.slice(first, _CHUNK_ROWS).to_pylist()
         # A store's answers take time and threads; local files answer faster than threads start.
-        outcomes = (pool.map if any(map(_is_far, chunk)) else map)(_stat, chunk)
+        outcomes: Iterable[Any] = map(_stat, chunk)
+        if any(map(_is_far, chunk)):
+            outcomes = _in_turn(_stat, chunk, workers, lambda _: tell(0, len(uris)))
         found: list[tuple[int | None, int | None]] = []
         for offset, outcome in enumerate(outcomes):
             if isinstance(outcome, Exception):
@@ -163,23 +175,43 @@ def _is_far(uri: str) -> bool:
 
 
 def _stat(uri: str) -> tuple[int | None, int | None] | Exception:
-    try:
-        return stat_input(uri)
-    except OSError as error:
-        return error
-    except MemoryError:  # of whatever library: its class is to be the one that is tried again
-        return MemoryError("out of memory")
+    return _or_error(stat_input, uri)
 
 
 def _hash(uri: str) -> tuple[str, int] | Exception:
     """Return (hash, when): the time before reading, as what changes meanwhile is then young."""
     now = time.time_ns()
+    outcome = _or_error(hash_input, uri)
+    return outcome if isinstance(outcome, Exception) else (outcome, now)
+
+
+def _or_error(ask: Callable[[str], T], uri: str) -> T | Exception:
     try:
-        return hash_input(uri), now
+        return ask(uri)
     except OSError as error:
         return error
     except MemoryError:  # of whatever library: its class is to be the one that is tried again
         return MemoryError("out of memory")
+
+
+def _in_turn(
+    ask: Callable[[str], T], uris: Sequence[str], workers: int, tell: Callable[[int], None]
+) -> Iterator[T]:
+    """Yield what is found out of each URI, in order, with so many threads at work.
+
+    They are daemons: whoever stops waits for none of them. `tell` is called with the number of
+    those done in each second of waiting, and may raise.
+    """
+    with ThreadPool(workers) as pool:
+        found = pool.imap(ask, uris)
+        for done in range(len(uris)):
+            while True:
+                try:
+                    outcome = found.next(timeout=_TELL_SECONDS)
+                    break
+                except NotYet:
+                    tell(done)
+            yield outcome
 
 
 def _remembered(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:
@@ -201,36 +233,25 @@ def _hash_missing(
     files: pa.Table,
     hashes: pa.ChunkedArray,
     errors: dict[int, Exception],
-    pool: ThreadPoolExecutor,
-    progress: Callable[[int, int], None] | None,
+    workers: int,
+    tell: Callable[[int, int], None],
 ) -> dict[int, tuple[str, int]]:
     """Return {index: (hash, when)} of the files not remembered; add to `errors` those not read."""
     missing = [i for i in _nulls(hashes) if i not in errors]
     fresh: dict[int, tuple[str, int]] = {}
     if not missing:
         return fresh
-    futures = [pool.submit(_hash, uri) for uri in files["uri"].take(pa.array(missing)).to_pylist()]
-    try:
-        for count, (index, future) in enumerate(zip(missing, futures, strict=True), 1):
-            while not (future.done() or _done(future)):
-                if progress is not None:
-                    progress(count - 1, len(missing))
-            outcome = future.result()
-            if isinstance(outcome, Exception):
-                errors[index] = outcome
-            else:
-                fresh[index] = outcome
-            if progress is not None and (count % 256 == 0 or count == len(missing)):
-                progress(count, len(missing))
-    finally:
-        for future in futures:
-            future.cancel()
+    uris = files["uri"].take(pa.array(missing)).to_pylist()
+    total = len(missing)
+    outcomes = _in_turn(_hash, uris, workers, lambda done: tell(done, total))
+    for count, (index, outcome) in enumerate(zip(missing, outcomes, strict=True), 1):
+        if isinstance(outcome, Exception):
+            errors[index] = outcome
+        else:
+            fresh[index] = outcome
+        if count % 256 == 0 or count == total:
+            tell(count, total)
     return fresh
-
-
-def _done(future: Future[Any]) -> bool:
-    """Return whether a future is done, having waited a little for it: `progress` may end a run."""
-    return bool(wait([future], timeout=_TELL_SECONDS).done)
 
 
 def _nulls(array: pa.ChunkedArray) -> list[int]:

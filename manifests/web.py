@@ -13,7 +13,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from manifests import deadline
-from manifests.addresses import address_problem, shown, status_error
+from manifests.addresses import WEB_SCHEMES, address_problem, shown, status_error
 from manifests.errors import AddressError, OutOfReachError
 
 MAX_REDIRECTS = 10
@@ -77,10 +77,12 @@ class _Download:
             finally:
                 connection.close()
             uri = urljoin(uri, target)
-            if urlsplit(uri).scheme not in ("http", "https") or address_problem(uri):
+            to = urlsplit(uri)
+            if to.scheme not in WEB_SCHEMES or address_problem(uri):
                 raise AddressError(f"{shown(self.uri)}: redirected to what is no web address")
-            if urlsplit(uri).netloc.rpartition("@")[2] != parts.netloc.rpartition("@")[2]:
-                user = None  # a password is for its own host alone
+            same_host = to.netloc.rpartition("@")[2] == parts.netloc.rpartition("@")[2]
+            if not same_host or (parts.scheme, to.scheme) == ("https", "http"):
+                user = None  # a password is for its own host alone, and not for all to read
         raise AddressError(f"{shown(self.uri)}: redirected more than {MAX_REDIRECTS} times")
 
     def _answer(
@@ -115,6 +117,8 @@ class _Download:
             if received > self.max_bytes:
                 raise self._too_large()
             self.take(chunk)
+        if received == 0:
+            raise self._out_of_reach("answered with nothing")
         if response.length:
             raise self._out_of_reach(f"broke off after {received:,} bytes")
 

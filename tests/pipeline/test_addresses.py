@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pandas as pd
 import pyarrow as pa
@@ -86,7 +87,7 @@ LATER = (
 
 def be_hasty(patch):
     """Make the limits of every address small."""
-    patch.setattr(deadline, "LIMITS", deadline.Limits(5.0, 0.5, 1.0))
+    patch.setattr(deadline, "LIMITS", deadline.Limits(10.0, 1.0, 4.0))
     patch.setattr(remote, "MAX_INPUT_BYTES", 10**6)
 
 
@@ -198,7 +199,7 @@ def test_check_names_what_is_wrong_as_written_and_asks_nobody(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "answer", [503, 429, drop, silence, with_body(b"\xff\xd8", 100), 404, 403,
+    "answer", [503, 429, 204, drop, silence, with_body(b"\xff\xd8", 100), 404, 403,
                with_body(b"<html>back soon", kind="text/html")]
 )  # fmt: skip
 def test_a_web_photo_out_of_reach_for_a_night_keeps_its_result(tmp_path, edits, hasty, answer):
@@ -291,3 +292,37 @@ def test_a_local_subject_photo_keeps_its_own_class_of_error(tmp_path, name):
     with pytest.raises((FileNotFoundError, IsADirectoryError)) as caught:
         ReadSubjects(spec_of(tmp_path))(item)
     assert uri in str(caught.value)
+
+
+def test_masks_that_cannot_be_read_fail_their_photos_alone(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, name in enumerate("abcd"):
+        (photos / f"{name}.jpg").write_bytes(jpeg(index))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    os.mkfifo(masks / "a.png")
+    (masks / "b.png").symlink_to("nowhere.png")
+    (masks / "c.png").mkdir()  # no file: no mask
+    summary = run_job(spec_of(photos, protect=str(masks)))
+    assert (summary.exit_code, summary.counts["ok"], summary.counts["failed"]) == (3, 2, 2)
+    table = results(spec_of(photos, protect=str(masks)))
+    errors = table["error_message"].dropna().tolist()
+    assert [error.rpartition(": ")[2] for error in errors] == [
+        "not a regular file", "No such file or directory",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", ["gopher://x/y", "http://[::1", "s3:///x", None])
+def test_photos_inside_a_manifest_need_no_good_address(tmp_path, uri):
+    image = [{"bytes": jpeg(1), "path": uri}, {"bytes": None, "path": uri}]
+    table = {"row_id": ["inside", "nowhere"], "image": image, "image_uri": [uri, uri]}
+    path = tmp_path / "m.parquet"
+    kinds = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = [pa.array(table["row_id"]), pa.array(image, kinds), pa.array([uri, uri], pa.string())]
+    pq.write_table(pa.table(columns, names=list(table)), path)
+    spec = spec_of(path)
+    assert run_job(spec).exit_code == 3
+    assert results(spec)["status"].to_dict() == {"inside": "ok", "nowhere": "failed"}
+    kind = results(spec)["error_type"]["nowhere"]
+    assert kind == ("InvalidRow" if uri is None else "AddressError")
