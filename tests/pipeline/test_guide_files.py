@@ -103,6 +103,8 @@ def test_fingerprints_stay_what_they_were(guides, task, texts, fingerprint):
 # (guides, the file that is replaced, the name under which it is told)
 REPLACED = [
     ("aesthetic:{}/head.safetensors=1", HEAD, "aesthetic:{}/head.safetensors"),
+    # A name with words in it that records use for what comes with the software.
+    ("aesthetic:{}/my.recipe.safetensors=1", "my.recipe.safetensors", "aesthetic:{}/my.recipe"),
     (
         "aesthetic:{}/head.safetensors=1",
         "open_clip_model.safetensors",
@@ -121,6 +123,7 @@ REPLACED = [
 @pytest.mark.parametrize(("guide", "file", "name"), REPLACED)
 def test_a_replaced_file_is_another_job(guides, photos, guide, file, name, edits):
     (guides / "birds" / "h.safetensors").write_bytes(b"another head")
+    (guides / "my.recipe.safetensors").write_bytes(b"a third head")
     (guides / "dogs.labels.txt").write_text("poodle\nterrier\n")
     guide, name = guide.format(guides), name.format(guides)
     spec = enhance(photos, guide)
