@@ -57,11 +57,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        demand = next(_demands(path, value), None) if isinstance(value, dict) else None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
-    demand = next(_demands(path, value), None)
     if demand is not None:
         raise ModelError(
             f"{path}: its {demand}; models are taken as they lie, and run no code of their own. "

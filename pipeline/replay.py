@@ -224,7 +224,7 @@ def _notes(row: ResultRow, spec: JobSpec) -> tuple[str, ...]:
         (f"model {spec.model}", row.model_revision, here),
         ("device", row.device, spec.device),
         *(
-            (f"guide {name}", then, current_revision(name))
+            (f"guide {name}", then, current_revision(name) or "not there")
             for name, then in spec.guide_revisions.items()
         ),
     )

@@ -448,7 +448,9 @@ def test_planning_looks_at_the_configs_of_classifiers_too(tmp_path):
         check_guides(parse_guides([f"classifier:{folder}/1=1"]))
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", '"auto_map"', "[" * 100_000, b"\xff\xfe{}"])
+@pytest.mark.parametrize(
+    "text", ["[1]", "{", '"auto_map"', "[" * 100_000, '{"a":' * 900 + "[" * 200, b"\xff\xfe{}"]
+)
 def test_a_config_that_is_no_object_is_one_line(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -456,6 +458,17 @@ def test_a_config_that_is_no_object_is_one_line(tmp_path, text):
         with pytest.raises(ModelError, match=r"config\.json") as caught:
             read()
         assert "\n" not in str(caught.value)
+
+
+def test_a_demand_is_found_however_deep_it_lies(tmp_path):
+    path = tmp_path / "config.json"
+    for depth in (1, 10, 300):
+        path.write_text('{"a":[' * depth + json.dumps(AUTO_MAP) + "]}" * depth)
+        with pytest.raises(ModelError, match="auto_map asks to run code"):
+            read_config(path)
+    path.write_text('{"a":' * 970 + json.dumps(AUTO_MAP) + "}" * 970)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        read_config(path)
 
 
 def test_the_guard_of_these_tests_guards():

@@ -15,6 +15,7 @@ from manifests.errors import JobConflictError
 from manifests.identity import params_fingerprint
 from pipeline.errors import UnusableEnvironmentError
 from pipeline.plan import RunChoice, preview_plan
+from pipeline.replay import Replayer
 from pipeline.run import run_job
 from pipeline.spec import JobSpec, make_spec
 from pipeline.stages import RowProcessor
@@ -103,6 +104,8 @@ def test_fingerprints_stay_what_they_were(guides, task, texts, fingerprint):
 # (guides, the file that is replaced, the name under which it is told)
 REPLACED = [
     ("aesthetic:{}/head.safetensors=1", HEAD, "aesthetic:{}/head.safetensors"),
+    # A name with words in it that records use for what comes with the software.
+    ("aesthetic:{}/my.recipe.safetensors=1", "my.recipe.safetensors", "aesthetic:{}/my.recipe"),
     (
         "aesthetic:{}/head.safetensors=1",
         "open_clip_model.safetensors",
@@ -121,6 +124,7 @@ REPLACED = [
 @pytest.mark.parametrize(("guide", "file", "name"), REPLACED)
 def test_a_replaced_file_is_another_job(guides, photos, guide, file, name, edits):
     (guides / "birds" / "h.safetensors").write_bytes(b"another head")
+    (guides / "my.recipe.safetensors").write_bytes(b"a third head")
     (guides / "dogs.labels.txt").write_text("poodle\nterrier\n")
     guide, name = guide.format(guides), name.format(guides)
     spec = enhance(photos, guide)
@@ -462,3 +466,20 @@ def test_a_guide_that_cannot_be_trusted_ends_the_job_before_the_first_photo(
     out = Path(f"{photos}-doodl")
     assert not list(out.glob("results/*"))
     assert not list(out.glob("_state/staging/*"))
+
+
+def test_a_row_that_is_made_again_says_which_guide_is_another(guides, photos):
+    guide = f"aesthetic:{guides}/{HEAD}=1"
+    spec = enhance(photos, guide)
+    run_job(spec)
+    row_id = results(spec).index[0]
+    assert not Replayer(spec.out, editor=spec.editor)(row_id).notes
+    (guides / HEAD).write_bytes(b"another")
+    (note,) = Replayer(spec.out, editor=spec.editor)(row_id).notes
+    then, now = (s.guide_revisions for s in (spec, enhance(photos, guide)))
+    name = f"aesthetic:{guides}/{HEAD}"
+    assert note == f"guide {name} was {then[name]}, is {now[name]}"
+    (guides / HEAD).unlink()
+    assert f"guide {name} was {then[name]}, is not there" in (
+        Replayer(spec.out, editor=spec.editor)(row_id).notes
+    )
