@@ -48,13 +48,14 @@ def kill_all(run):
 
 def take_folder(run):
     (raylet,) = run.daemons("raylet")
-    shutil.rmtree(re.search(r"\S*/session_[^/\s]+", " ".join(raylet.cmdline()))[0])
+    shutil.rmtree(re.search(r"/[^=\s]*/session_[^/\s]+", " ".join(raylet.cmdline()))[0])
 
 
 def go_through(tmp_path, strike, faults, name):
     """Strike in the middle of a run: it goes on, no row is charged, none is lost or double."""
     spec = make_job(tmp_path, 12)
-    with running(spec, tmp_path) as run:
+    # Slower than a worker is to notice that its raylet is gone, some seconds later.
+    with running(spec, tmp_path, seconds=1.0) as run:
         wait_until(lambda: delivered(spec) >= 2, "photos", run=run)
         begun = time.monotonic()
         strike(run)

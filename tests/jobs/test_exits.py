@@ -35,6 +35,7 @@ from pipeline.errors import BreakerTrippedError
         (ModelError("x"), exits.ENVIRONMENT),
         (BreakerTrippedError("x"), exits.BREAKER),
         (OutputLockedError("x", {}, "skip"), exits.OK),
+        (OutputLockedError("x", {}, "skip", hangs=True), exits.ALREADY_RUNNING),
         (OutputLockedError("x", {}, "fail"), exits.ALREADY_RUNNING),
     ],
 )

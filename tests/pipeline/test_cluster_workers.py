@@ -2,12 +2,15 @@
 
 import dataclasses
 import pickle
+import threading
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cluster import _Worker, worker_need
-from pipeline.connection import capacity
+from pipeline.cluster import RayPool, _Slot, _Worker, worker_need
+from pipeline.connection import capacity, num_gpus
 from pipeline.errors import UnusableEnvironmentError
+from pipeline.liveness import Watch
 from pipeline.shared import MissingPathError
 from pipeline.shipping import code_digest
 from pipeline.spec import JobSpec, make_spec
@@ -41,6 +44,16 @@ def test_room_is_counted_node_by_node_by_what_is_scarcest(nodes):
     nodes[:] = [node(CPU=64, GPU=1)]
     assert capacity({"CPU": 1, "GPU": 0.1}) == 10
     assert capacity({"CPU": 1, "GPU": 1 / 3}) == 3
+
+
+@pytest.mark.parametrize("ask", [lambda: capacity({"CPU": 1}), num_gpus])
+def test_a_ray_that_never_answers_is_not_waited_for(monkeypatch, ask):
+    monkeypatch.setattr("ray.nodes", threading.Event().wait)
+    monkeypatch.setattr("ray.cluster_resources", threading.Event().wait)
+    monkeypatch.setattr("pipeline.connection._ANSWER_SECONDS", 0.05)
+    with pytest.raises(UnusableEnvironmentError, match="Ray does not answer") as caught:
+        ask()
+    assert caught.value.exit_code == 6
 
 
 @pytest.mark.parametrize(
@@ -82,3 +95,17 @@ def test_a_worker_refuses_a_node_without_the_jobs_paths_and_one_with_other_code(
 def test_a_workers_complaint_reaches_the_driver_whole():
     error = MissingPathError("/a path", "node-7")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_worker_that_cannot_be_ended_means_that_ray_is_lost(monkeypatch):
+    monkeypatch.setattr("ray.kill", lambda actor: threading.Event().wait())
+    monkeypatch.setattr("pipeline.cluster._KILL_SECONDS", 0.05)
+    ended = []
+    watch = Watch([])
+    pool = object.__new__(RayPool)
+    pool._connection = SimpleNamespace(watch=watch, close=lambda: ended.append("ray"))
+    pool._slots = [_Slot(None, None), _Slot(None, None)]
+    monkeypatch.setattr(pool, "_kill_process", lambda slot: ended.append("process"))
+    pool.close()  # the second is not asked for in vain
+    assert watch.lost() == "Ray does not end a worker (no answer within 0.05 s)"
+    assert ended == ["process", "ray"]

@@ -11,6 +11,7 @@ from manifests.commits import OutputFolder
 from pipeline.feed import Feeder
 from pipeline.inputs import load_input
 from pipeline.observers import Broadcast, Silent
+from pipeline.outcomes import Outcome
 from pipeline.plan import RunChoice, make_plan, work_items
 from pipeline.pools import Completion
 from pipeline.run import run_job
@@ -98,8 +99,8 @@ def test_only_the_new_photo_of_a_night_is_read_and_computed(photos, reads, edits
 class DyingPool:
     """One worker that dies of every batch, a second after it got it."""
 
-    def __init__(self, clock):
-        self.clock, self.items = clock, ()
+    def __init__(self, clock, **facts):
+        self.clock, self.items, self.facts = clock, (), facts
 
     def has_room(self):
         return not self.items
@@ -114,7 +115,7 @@ class DyingPool:
     def wait(self, timeout_seconds):
         self.clock.now += 1.0
         items, self.items = self.items, ()
-        return [Completion(items, worker_died="killed")]
+        return [Completion(items, worker_died="killed", **self.facts)]
 
 
 def test_the_gpu_hours_of_workers_that_died_count_for_the_bound(photos, monkeypatch):
@@ -134,3 +135,68 @@ def test_the_gpu_hours_of_workers_that_died_count_for_the_bound(photos, monkeypa
     assert feeder.bound_reached
     assert attempts == [1.0, 1.0, 1.0, 1.0]
     assert events == ["worker_died"] * 4
+
+
+class LosingPool(DyingPool):
+    """One whose Ray is lost so many times, then whose worker does what it is given."""
+
+    num_workers = 1
+
+    def __init__(self, losses, **facts):
+        super().__init__(SimpleNamespace(now=0.0), **facts)
+        self.losses, self.batches = losses, []
+
+    def submit(self, items):
+        super().submit(items)
+        self.batches.append([(item.row_id, item.attempt) for item in items])
+
+    def wait(self, timeout_seconds):
+        if len(self.batches) <= self.losses:
+            return super().wait(timeout_seconds)
+        items, self.items = self.items, ()
+        return [Completion(items, tuple(Outcome(i.row_id, i.work_key, "ok") for i in items))]
+
+
+def fed(photos, pool, **options):
+    """Feed the photos to a pool; return the feeder."""
+    spec = spec_of(photos, **options)
+    plan = make_plan(spec, RunChoice(), OutputFolder(spec.out), load_input(spec.photos))
+    ledger = SimpleNamespace(append=lambda **facts: None)
+    feeder = Feeder(spec, RunChoice(), None, ledger, Broadcast(Silent()), StopRequest())
+    feeder.feed(pool, work_items(plan.to_compute()), lambda: None, 4)
+    return feeder
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+def test_no_photo_is_charged_for_a_ray_that_was_lost(photos, losses):
+    pool = LosingPool(losses, charged=False)
+    feeder = fed(photos, pool, batch_size=1, max_attempts=1)
+    assert feeder.statuses == {"ok": 4}
+    assert pool.batches[: losses + 1] == [pool.batches[0]] * (losses + 1)
+    assert {attempt for batch in pool.batches for _, attempt in batch} == {1}
+
+
+def test_a_batch_whose_ray_was_lost_stays_one_batch(photos):
+    pool = LosingPool(2, charged=False)
+    assert fed(photos, pool, batch_size=4, max_attempts=1).statuses == {"ok": 4}
+    assert [len(batch) for batch in pool.batches] == [4, 4, 4]
+
+
+def test_a_photo_that_is_tried_alone_is_tried_alone_after_a_loss(photos):
+    """Its batch died of one of its photos: which one is not known, and a lost Ray tells nothing."""
+    pool = LosingPool(3)
+    pool.wait = _losing_the_second_of_three(pool)
+    assert fed(photos, pool, batch_size=4).statuses == {"ok": 4}
+    assert [len(batch) for batch in pool.batches] == [4, 1, 1, 1, 1, 1]
+    assert {attempt for batch in pool.batches for _, attempt in batch} == {1}
+
+
+def _losing_the_second_of_three(pool):
+    real = pool.wait
+
+    def wait(timeout_seconds):
+        pool.losses = 2
+        pool.facts = {"charged": len(pool.batches) != 2}
+        return real(timeout_seconds)
+
+    return wait

@@ -1,8 +1,11 @@
 """The driver on one process with a cheap edit: what is computed, copied, failed and left alone."""
 
 import hashlib
+import json
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import polars as pl
@@ -13,6 +16,7 @@ import pytest
 
 from manifests.errors import JobConflictError, ManifestError, OutputLockedError
 from manifests.schemas import RESULT_SCHEMA
+from pipeline import run
 from pipeline.plan import RunChoice
 from pipeline.run import run_job
 from tests.photos import collection, jpeg
@@ -208,8 +212,6 @@ def test_breaker_stops_a_run_in_which_everything_fails(photos, tmp_path):
 
 
 def test_a_photo_that_changes_while_the_job_runs_is_not_taken_for_the_old_one(photos, monkeypatch):
-    from pipeline import run
-
     def plan_then_change(*args, **kwargs):
         plan = real(*args, **kwargs)
         (photos / "p000.jpg").write_bytes(jpeg(99))
@@ -231,6 +233,65 @@ def test_two_drivers_cannot_share_a_folder(photos):
 
     with OutputFolder(spec.out).lock(), pytest.raises(OutputLockedError, match="another driver"):
         run_job(spec)
+
+
+@pytest.mark.parametrize(
+    ("silent", "policy", "code"),
+    [(25, "skip", 5), (25, "wait", 5), (25, "fail", 5), (23, "skip", 0), (23, "fail", 5)],
+)
+def test_a_run_that_is_kept_out_by_one_that_hangs_tells_its_scheduler(
+    photos, monkeypatch, silent, policy, code
+):
+    from jobs.exits import exit_code_of
+    from manifests.commits import OutputFolder
+
+    spec, caught = spec_of(photos), []
+
+    def second(*_):
+        """What the next night meets: the first at work, its note some hours old."""
+        note = Path(spec.out, "_state/driver.json")
+        beat = datetime.now(UTC) - timedelta(hours=silent)
+        note.write_text(
+            json.dumps(json.loads(note.read_text()) | {"heartbeat_at": beat.isoformat()})
+        )
+        with pytest.raises(OutputLockedError) as error:
+            run_job(spec, RunChoice(if_running=policy))
+        caught.append(exit_code_of(error.value))
+
+    monkeypatch.setattr(OutputFolder, "recover", second)
+    with pytest.raises(AttributeError):  # the first ends there: nothing was recovered
+        run_job(spec)
+    assert caught == [code]
+
+
+def test_a_run_gives_signs_of_life_while_it_reads_computes_and_copies(photos, monkeypatch):
+    from manifests.commits import OutputFolder
+
+    beats, seen = [], []
+    monkeypatch.setattr(OutputFolder, "beat", lambda self: beats.append(1))
+
+    def noting(name):
+        real = getattr(run._Run, name)
+
+        def wrapped(self, *arguments, **options):
+            before = len(beats)
+            result = real(self, *arguments, **options)
+            seen.append((name, len(beats) - before))
+            return result
+
+        monkeypatch.setattr(run._Run, name, wrapped)
+
+    for name in ("_open", "_compute", "_copy"):
+        noting(name)
+    spec = spec_of(photos)
+    run_job(spec)
+    assert ("_open", 0) not in seen
+    assert dict(seen)["_compute"] >= 6
+    seen.clear()
+    for path in list(photos.glob("*.jpg"))[:2]:
+        path.with_stem(f"copy of {path.stem}").write_bytes(path.read_bytes())
+    assert run_job(spec).copied == 2
+    assert ("_copy", 2) in seen
 
 
 @pytest.mark.parametrize(("images", "files", "parquet"), [("files", 6, 0), ("parquet", 0, 6)])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -139,3 +140,41 @@ def test_storage_without_a_conditional_create_is_refused(tmp_path):
     out = OutputFolder(ArrowStorage(f"file://{tmp_path}"))
     with pytest.raises(CommitError, match="no lease can be taken"), out.lock():
         pass
+
+
+def silent_since(hours):
+    beat = datetime.now(UTC) - timedelta(hours=hours)
+    return {"heartbeat_at": beat.isoformat(), "heartbeat_timeout_seconds": 3600.0}
+
+
+@pytest.mark.parametrize("policy", ["skip", "wait"])
+def test_a_lease_renewed_for_a_driver_that_hangs_is_told(storage, policy):
+    foreign(storage, ttl_seconds=3600, **silent_since(3))
+    with pytest.raises(OutputLockedError, match=r"3 h ago.*it hangs") as caught:
+        driver_lease(storage, if_running=policy, ttl_seconds=TTL).__enter__()
+    assert caught.value.hangs
+    with pytest.raises(OutputLockedError, match="it hangs"):
+        OutputFolder(storage).refuse_hanging(policy)
+
+
+@pytest.mark.parametrize("facts", [{}, silent_since(0.5)])
+def test_a_lease_of_a_driver_at_work_or_of_an_older_version_is_not(storage, facts):
+    foreign(storage, ttl_seconds=3600, **facts)
+    with pytest.raises(OutputLockedError, match="wait for it") as caught:
+        driver_lease(storage, if_running="skip", ttl_seconds=TTL).__enter__()
+    assert not caught.value.hangs
+    OutputFolder(storage).refuse_hanging("skip")
+
+
+def test_the_drivers_sign_of_life_goes_with_the_next_renewal_and_not_by_itself(
+    storage, monkeypatch
+):
+    said = iter(["begun", "at work"])
+    monkeypatch.setattr("manifests.locks.utc_now", lambda: next(said))
+    monkeypatch.setattr("manifests.lease.utc_now", lambda: next(said))
+    with driver_lease(storage, ttl_seconds=60) as lease:
+        lease.renew()
+        assert lease_holder(storage)["heartbeat_at"] == "begun"
+        lease.beat()
+        lease.renew()
+        assert lease_holder(storage)["heartbeat_at"] == "at work"
