@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.liveness import UNREACHABLE_SECONDS, Daemon, NoAnswerError, Watch, call_within
+from manifests.deadline import DeadlineError, within
+from pipeline.liveness import UNREACHABLE_SECONDS, Daemon, Watch
 
 
 @pytest.fixture
@@ -94,13 +95,13 @@ def test_a_folder_that_was_deleted_is_a_loss(tmp_path, clock):
 
 
 def test_a_call_gives_what_it_gives_and_one_that_never_returns_is_left():
-    assert call_within(10.0, lambda: 7) == 7
+    assert within(10.0, lambda: 7) == 7
     with pytest.raises(KeyError):
-        call_within(10.0, lambda: {}["none"])
+        within(10.0, lambda: {}["none"])
     with pytest.raises(TimeoutError):  # its own, which is no want of an answer
-        call_within(10.0, _time_out)
-    with pytest.raises(NoAnswerError, match=r"no answer within 0\.05 s"):
-        call_within(0.05, threading.Event().wait)
+        within(10.0, _time_out)
+    with pytest.raises(DeadlineError, match=r"no answer within 0\.05 s"):
+        within(0.05, threading.Event().wait)
 
 
 def _time_out():
