@@ -6,8 +6,8 @@ from torch import Tensor
 
 from doodl import moves
 from doodl.config import MIX_WEIGHT
+from doodl.network_call import PredictNoise
 from doodl.schedule import Schedule
-from doodl.tape import PredictNoise
 
 
 def generate_with_grad(

@@ -1,8 +1,4 @@
-"""EDICT: exact inversion of diffusion by two coupled latents (arXiv:2211.12446).
-
-`doodl.moves.edict` is the sampler, as a list; every move of it is invertible in closed form, so
-`generate(*invert(x, y))` returns (x, y) up to rounding.
-"""
+"""EDICT: exact inversion of diffusion by two coupled latents (arXiv:2211.12446), `moves.edict`."""
 
 from __future__ import annotations
 
@@ -10,8 +6,8 @@ from torch import Tensor
 
 from doodl import moves
 from doodl.config import MIX_WEIGHT
+from doodl.network_call import PredictNoise
 from doodl.schedule import Schedule
-from doodl.tape import PredictNoise
 
 
 def generate(
@@ -33,8 +29,7 @@ def generate(
     Raises: ValueError on half-precision state, unequal shapes or p outside (0, 1].
     Source: EDICT (arXiv:2211.12446), eq. 14, with the alternating order of its section 4.3.
     """
-    sampler = moves.edict(schedule.on(x.device), mix_weight)
-    x, y = moves.generate(predict_noise, sampler, (x, y))
+    x, y = moves.generate(predict_noise, moves.edict(schedule.on(x.device), mix_weight), (x, y))
     return x, y
 
 
@@ -55,6 +50,5 @@ def invert(
     a network that is steep in its latents (5e-5 in float32 for the tests' random one).
     Source: EDICT (arXiv:2211.12446), eq. 15.
     """
-    sampler = moves.edict(schedule.on(x.device), mix_weight)
-    x, y = moves.invert(predict_noise, sampler, (x, y))
+    x, y = moves.invert(predict_noise, moves.edict(schedule.on(x.device), mix_weight), (x, y))
     return x, y

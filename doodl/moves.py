@@ -1,61 +1,43 @@
-"""A sampler is a list of invertible moves; three folds over the list are all there is to it.
+"""A sampler is a list of invertible moves.
 
-Between the network's calls everything is linear with known coefficients, so a move says only how it
-changes the state, how that is undone, and its transpose. `generate` folds `do` over a list,
-`invert` folds `undo` from its end, and `generate_with_grad` folds `back`, with `doodl.tape` for the
-network's part of the gradient. Another exact sampler is one move and one list:
-
-    edict   two latents of one time, two calls of the network a step
-    belm    O-BELM: latents of two neighbouring times, one call a step
-    ddim    one latent, one call a step; its inverse is approximate
+Between the network's calls everything is linear with known coefficients, so a move says how it
+changes the state, how that is undone, and its transpose. Three folds over a list are the rest:
+`generate` of `do`, `invert` of `undo` from the end, `generate_with_grad` of `back`. Another exact
+sampler is a move and a list.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doodl.config import parse_memory
+from doodl.network_call import PredictNoise, epsilon_of
 from doodl.schedule import Schedule
-from doodl.tape import PredictNoise, PullBack, Tape, epsilon_of
+from doodl.tape import PullBack, Tape
 
 State = tuple[Tensor, ...]
 """What a sampler carries: (x, y) or (z,), each (B, C, h, w)."""
 
 
-class Move(ABC):
-    """One change of the state, linear but for at most one call of the network.
+class Move(Protocol):
+    """One change of the state, linear but for one call of the network or none (`num_calls`).
 
-    `do` goes on by it and `undo` goes back. `back` is the transpose: it takes the gradient by the
-    state after the move to the gradient by the state before; its pull_back(c) is J^T c of the
-    move's own call, at the latents that call was made at.
-
-    Attributes:
-        num_calls: of the network, 1 or 0.
-        exact: whether `undo` undoes `do`; if not, `back` needs the call's input stored.
+    `do` makes it and `undo` takes it back. `back` is the transpose, from the gradient by the state
+    after the move to that by the state before; its pull_back(c) is J^T c of the move's own call.
     """
 
     num_calls: ClassVar[int] = 1
 
-    @property
-    def exact(self) -> bool:
-        return True
-
-    @abstractmethod
     def do(self, z: State, epsilon: PredictNoise, /) -> State: ...
-
-    @abstractmethod
     def undo(self, z: State, epsilon: PredictNoise, /) -> State: ...
-
-    @abstractmethod
     def back(self, g: State, pull_back: PullBack, /) -> State: ...
 
 
@@ -63,7 +45,7 @@ class Move(ABC):
 class Denoise(Move):
     """z_k <- a z_k + b epsilon(z_r, t): DDIM's step, Euler's of a flow, half a step of EDICT.
 
-    With r = k it is no coupling: `undo` predicts at the latents it starts from (DDIM's inversion).
+    With r = k its `undo` is approximate: it predicts at the latents it starts from, as DDIM's does.
     """
 
     k: int
@@ -71,10 +53,6 @@ class Denoise(Move):
     a: float
     b: float
     t: Tensor
-
-    @property
-    def exact(self) -> bool:
-        return self.r != self.k
 
     def do(self, z: State, epsilon: PredictNoise) -> State:
         return _put(z, self.k, self.a * z[self.k] + self.b * epsilon(z[self.r], self.t))
@@ -158,10 +136,8 @@ class Swap(Move):
 
 def edict(schedule: Schedule, p: float) -> list[Move]:
     """EDICT (arXiv:2211.12446), eq. 14, on (x, y): each half is denoised with the noise predicted
-    at the other, in an order that alternates (its section 4.3), then the two are mixed.
-
-    The order belongs to a step's absolute index, so a part-way schedule keeps its phase.
-    """
+    at the other, in an order that alternates with the step's absolute index (its section 4.3), so
+    that a part-way schedule keeps its phase; then the two are mixed."""
     x, y = 0, 1
     mix, moves = Mix(p), list[Move]()
     for i, (t, a, b, acts) in enumerate(schedule.steps(), schedule.first_index):
@@ -178,18 +154,16 @@ def belm(schedule: Schedule) -> list[Move]:
 
     A schedule's steps z' = a z + b epsilon are a change of variable away from one ODE: with A the
     product of the a's so far, z / A advances by h = b / (a A) times epsilon. The explicit two-step
-    formula that is exact for quadratics (the classical midpoint rule with variable steps), with r
-    the ratio of this h to the one before,
+    formula that is exact for quadratics (the midpoint rule with variable steps), with r the ratio
+    of this h to the one before,
 
         z_next = (1 - r^2) a z + r^2 a a_before z_before + (1 + r) b epsilon(z, t)
 
-    is solved for z_before as readily as for z_next. For DDIM's a and b it is O-BELM's formula in
-    tau = sqrt(1 - alpha) / sqrt(alpha), where h is proportional to tau's change; for flow matching
-    (a = 1, b = sigma' - sigma) it is the same method in sigma, with the velocity as epsilon. Both
-    are of second order.
+    is solved for z_before as readily. For DDIM's a and b it is O-BELM's in tau = sqrt(1 - alpha) /
+    sqrt(alpha), where h is proportional to tau's change; for flow matching (a = 1, b = sigma' -
+    sigma) the same in sigma, with the velocity as epsilon. Both are of second order.
 
-    Steps that leave alpha as it is are left out; K that act make K - 1 calls: the first is in the
-    pair already. There is no leapfrog phase, and z_1 still holds a step's noise: decode z_0 only.
+    The first step is in the pair already. z_1 still holds a step's noise: decode z_0 only.
 
     Raises: ValueError if no step of the schedule acts.
     """
@@ -212,32 +186,18 @@ def ddim(schedule: Schedule) -> list[Denoise]:
     return moves
 
 
-def num_calls(moves: Sequence[Move]) -> int:
-    """Return how often a list calls the network on its way."""
-    return sum(move.num_calls for move in moves)
-
-
 def check_state(z: State) -> None:
     """Raise ValueError unless these are latents that a sampler can carry without loss."""
-    if len(shapes := {tuple(half.shape) for half in z}) > 1 or z[0].ndim != 4:
-        raise ValueError(f"latents must be (B, C, h, w), all of one shape; got {shapes}.")
-    if len(kinds := {(half.dtype, half.device) for half in z}) > 1:
-        raise ValueError(f"latents must share dtype and device; got {kinds}.")
+    kinds = {(tuple(latents.shape), latents.dtype, latents.device) for latents in z}
+    if len(kinds) > 1 or z[0].ndim != 4:
+        raise ValueError(f"latents must be (B, C, h, w) of one shape, dtype, device; got {kinds}.")
     # Half precision leaves a round trip of 8e-3 at T = 50: for the networks, not the state.
     if (dtype := z[0].dtype) not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"latents' dtype (={dtype}) must be float32 or float64; cast with .float()."
-        )
+        raise ValueError(f"latents (of {dtype}) must be float32 or float64; cast with .float().")
 
 
 def generate(predict_noise: PredictNoise, moves: Sequence[Move], z: State) -> State:
-    """Return the state at the list's end.
-
-    Args:
-        predict_noise: epsilon(latents (B, C, h, w), t), t 0-d int64 on the latents' device.
-        z: float32 or float64, whatever the network's precision; the result has its dtype.
-    Raises: ValueError on half-precision state or unequal shapes.
-    """
+    """Return the state at the list's end, in z's dtype; raises ValueError as `check_state`."""
     check_state(z)
     epsilon = partial(epsilon_of, predict_noise)
     for move in moves:
@@ -246,7 +206,7 @@ def generate(predict_noise: PredictNoise, moves: Sequence[Move], z: State) -> St
 
 
 def invert(predict_noise: PredictNoise, moves: Sequence[Move], z: State) -> State:
-    """Return the state that `generate` brings back to z; arguments and errors are its."""
+    """Return the state that `generate` brings back to z; arguments and errors are its own."""
     check_state(z)
     epsilon = partial(epsilon_of, predict_noise)
     for move in reversed(moves):
@@ -261,24 +221,24 @@ def generate_with_grad(
 
     Args:
         memory: checkpoint | invert | full | budget:SIZE, see `doodl.tape`. All give plain
-            autograd's gradient: to 1e-10 in float64, 1e-4 in float32. A list with a move that is
-            not exact has nothing to rebuild from: there `invert` stores what `checkpoint` does.
+            autograd's gradient: to 1e-10 in float64, 1e-4 in float32. Where an `undo` is not exact,
+            `invert` stores what `checkpoint` does.
         others: as `generate`. Freeze the predictor's weights: they get no gradient, save under
             `full`, where autograd computes one for each that asks.
-    Cost in forward passes of the predictor for n calls (backward through activations counts as
-    one): 3n for checkpoint and invert, 2n for full.
+    Cost in forward passes, a pull-back being one: 3 a call for checkpoint and invert, 2 for full.
     Raises: ValueError as `generate`, or on an unknown memory mode.
     Source: DOODL (arXiv:2303.13703), section 3.3: gradients through invertible steps.
     """
     mode, budget_bytes = parse_memory(memory)
     if mode == "full":
         return generate(predict_noise, moves, z)
-    if not (torch.is_grad_enabled() and any(half.requires_grad for half in z)):
+    if not (torch.is_grad_enabled() and any(latents.requires_grad for latents in z)):
         with torch.no_grad():
             return generate(predict_noise, moves, z)
     check_state(z)
-    rebuild = mode == "invert" and all(move.exact for move in moves)
-    tape = Tape(predict_noise, z[0].dtype, num_calls(moves), budget_bytes, stores=not rebuild)
+    rebuild = mode == "invert" and not any(isinstance(m, Denoise) and m.r == m.k for m in moves)
+    num_calls = sum(move.num_calls for move in moves)
+    tape = Tape(predict_noise, z[0].dtype, num_calls, budget_bytes, stores=not rebuild)
     return _Generate.apply(tape, moves, *z)
 
 
@@ -287,15 +247,14 @@ class _Generate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tape: Tape, moves: Sequence[Move], *z: Tensor) -> State:
-        # Copies there and here: what the tape holds is not the caller's to change in place, and an
-        # output that its own way back holds would be a cycle, freed late.
-        state = tuple(
-            half.to(tape.dtype if tape.stores else torch.float64, copy=True) for half in z
-        )
+        # Copies in and out: the caller may change its own in place, and an output that its own way
+        # back holds would be a cycle. In float64 to be rebuilt, which swells rounding.
+        carried = tape.dtype if tape.stores else torch.float64
+        state = tuple(latents.to(carried, copy=True) for latents in z)
         for move in moves:
             state = move.do(state, tape.predict)
         ctx.tape, ctx.moves, ctx.end = tape, moves, None if tape.stores else state
-        return tuple(half.to(tape.dtype, copy=True) for half in state)
+        return tuple(latents.to(tape.dtype, copy=True) for latents in state)
 
     @staticmethod
     @once_differentiable

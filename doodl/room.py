@@ -11,10 +11,9 @@ from doodl.batching import Arrival
 from doodl.config import parse_memory
 from doodl.edit import PhotoEditor
 from doodl.methods import Slot
-from doodl.moves import num_calls
+from doodl.network_call import activation_bytes, saved_bytes
 from doodl.optimise import LatentState
 from doodl.sampling import sampler_of
-from doodl.tape import activation_bytes, saved_bytes
 
 MARGIN = 1.5
 """Over what is kept: gradients on the way back, and what a layer needs while it works. On the CPU
@@ -78,7 +77,8 @@ def photo_bytes(editor: PhotoEditor, arrival: Arrival) -> int:
         loss *= 2
     if sampler.memory != "full":
         return max(call, loss)
-    return num_calls(sampler_of(schedule, sampler, latents)) * call + loss
+    calls = sum(move.num_calls for move in sampler_of(schedule, sampler, latents))
+    return calls * call + loss
 
 
 def free_bytes(device: torch.device, *, share: float = 1.0) -> int:

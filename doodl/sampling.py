@@ -13,8 +13,8 @@ from torch import Tensor
 
 from doodl import moves
 from doodl.config import SamplerConfig
+from doodl.network_call import PredictNoise, epsilon_of
 from doodl.schedule import Schedule
-from doodl.tape import PredictNoise, epsilon_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +63,8 @@ def sampler_of(schedule: Schedule, config: SamplerConfig, like: Tensor) -> list[
 def generate(
     predict_noise: PredictNoise, x: Tensor, y: Tensor, schedule: Schedule, config: SamplerConfig
 ) -> tuple[Tensor, Tensor]:
-    """Denoise a pair (B, C, h, w) along the whole schedule; the image's latents come first.
-
-    It is differentiable in x and y, in the config's `memory`.
-    """
+    """Denoise a pair (B, C, h, w) along the whole schedule, the image's latents first; it is
+    differentiable in x and y, in the config's `memory`."""
     way = sampler_of(schedule, config, x)
     x, y = moves.generate_with_grad(predict_noise, way, (x, y), memory=config.memory)
     return x, y
@@ -87,33 +85,20 @@ def round_trip(
 
 @torch.no_grad()
 def denoise_to(
-    predict_noise: PredictNoise,
-    noise: Tensor,
-    schedule: Schedule,
-    plain: int,
-    config: SamplerConfig,
+    predict_noise: PredictNoise, z: Tensor, schedule: Schedule, plain: int, config: SamplerConfig
 ) -> tuple[Tensor, Tensor]:
-    """Return the pair of fresh noise (B, C, h, w) after the schedule's first `plain` steps.
+    """Return the pair of fresh noise z (B, C, h, w) after the schedule's first `plain` steps.
 
     It is what `generate` takes with `schedule.from_step(plain)`.
     """
     if config.kind == "edict":
-        return generate(predict_noise, noise, noise, schedule.until_step(plain), config)
-    # O-BELM's second latent is one step further on, over the next step that acts.
-    acts = schedule.noise_calls.tolist()
-    upto = next((i + 1 for i in range(plain, len(acts)) if acts[i]), len(acts))
-    start = denoise_first(predict_noise, noise, schedule)
-    further, here = generate(predict_noise, *start, schedule.until_step(upto), config)
-    return here, further
-
-
-def denoise_first(
-    predict_noise: PredictNoise, noise: Tensor, schedule: Schedule
-) -> tuple[Tensor, Tensor]:
-    """Return O-BELM's (z_T, z_{T-1}) of fresh noise z_T (B, C, h, w): one DDIM step, one call."""
-    first = moves.ddim(schedule.on(noise.device))[:1]
-    (further,) = moves.generate(predict_noise, first, (noise,))
-    return noise, further
+        return generate(predict_noise, z, z, schedule.until_step(plain), config)
+    # O-BELM starts by one step of DDIM, and keeps one step that acts ahead.
+    (ahead,) = moves.generate(predict_noise, moves.ddim(schedule.on(z.device))[:1], (z,))
+    two_steps = sampler_of(schedule, config, z)[:-1]
+    acted = int(schedule.noise_calls[:plain].sum())
+    x, y = moves.generate(predict_noise, two_steps[:acted], (z, ahead))
+    return x, y
 
 
 def noise_first(

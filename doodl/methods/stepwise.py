@@ -25,11 +25,17 @@ from doodl.config import EditConfig
 from doodl.denoiser import NoisePredictor
 from doodl.methods.slots import Slot
 from doodl.moves import Denoise, ddim, generate_with_grad, invert
+from doodl.network_call import epsilon_of
 from doodl.objective import EnhanceProblem
 from doodl.optimise import shape_gradient
 from doodl.sampling import RoundTrip
 from doodl.schedule import Schedule
-from doodl.tape import epsilon_of
+
+
+def acting_alphas(schedule: Schedule) -> list[float]:
+    """Return the cumulative alpha at each of the steps of `moves.ddim`."""
+    alphas: list[float] = schedule.alphas[schedule.noise_calls].tolist()
+    return alphas
 
 
 def denoised(z: Tensor, noise_pred: Tensor, alpha: float) -> Tensor:
@@ -66,7 +72,7 @@ class StepByStep:
         self.backbone, self.config, self.predictor = backbone, config, predictor
         self.schedule = schedule
         self.steps = ddim(schedule.on(backbone.device))
-        self.alphas = schedule.alphas[schedule.noise_calls].tolist()
+        self.alphas = acting_alphas(schedule)
         self.whole_chain = config.method == "hybrid"
 
     @torch.no_grad()
@@ -76,8 +82,8 @@ class StepByStep:
         A guided x̂_0 is compared with the unguided one of its step: the difference is the
         guidance's doing alone, not the blur of a prediction made from noise.
         """
-        (noise,) = (z,) = invert(self.predictor, self.steps, (latents,))
-        previews = []
+        (noise,) = invert(self.predictor, self.steps, (latents,))
+        z, previews = noise, []
         for step, alpha in zip(self.steps, self.alphas, strict=True):
             noise_pred = epsilon_of(self.predictor, z, step.t)
             if not self.whole_chain:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from doodl.config import SamplerConfig, parse_memory
-from doodl.moves import num_calls
-from doodl.sampling import denoise_first, generate, sampler_of
-from doodl.tape import activation_bytes
+from doodl.network_call import activation_bytes
+from doodl.sampling import denoise_to, generate, sampler_of
 from tests.benchmarks.harness import isolated, measure
 from tests.benchmarks.limit import Calls, seconds
 from tests.benchmarks.models import Workload
@@ -57,10 +56,7 @@ def gradient_of(case: Case, load: Workload) -> Callable[[], tuple[Tensor, ...]]:
     if case.method in BASELINES:
         return lambda: released_iteration(load, steps, guided=case.method == RELEASED)
     predictor, schedule, noise = load.predictor(), load.schedule(steps), load.noise(case.batch)
-    pair = (noise, noise)
-    if case.method == "belm":
-        with torch.no_grad():
-            pair = denoise_first(predictor, noise, schedule)
+    pair = denoise_to(predictor, noise, schedule, 0, config_of(case))
 
     def gradient() -> tuple[Tensor, ...]:
         x, y = (z.detach().clone().requires_grad_() for z in pair)
@@ -81,7 +77,7 @@ def counts_of(case: Case, load: Workload) -> Counts:
     if case.method in BASELINES:
         calls = len(schedule) * 2 * (2 if case.method == RELEASED else 1)
         return Counts(2 * calls, 0, calls)
-    calls = num_calls(sampler_of(schedule, config_of(case), torch.empty(0)))
+    calls = sum(m.num_calls for m in sampler_of(schedule, config_of(case), torch.empty(0)))
     mode, budget = parse_memory(case.memory)
     kept = calls if mode == "full" else 0
     if mode == "budget":

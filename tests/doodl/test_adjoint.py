@@ -9,8 +9,9 @@ from doodl import moves
 from doodl.adjoint import generate_with_grad
 from doodl.config import default_mix_weight, parse_memory
 from doodl.edict import generate
+from doodl.network_call import _measured, activation_bytes
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
-from doodl.tape import Tape, _measured, activation_bytes
+from doodl.tape import Tape
 from tests.doodl.predictors import SmallNet, analytic, pair
 
 ALPHAS = stable_diffusion_alphas_cumprod()

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from doodl import moves
-from doodl.sampling import denoise_first, noise_first
+from doodl.config import SamplerConfig
+from doodl.sampling import denoise_to, noise_first
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import SmallNet, analytic, pair
 
@@ -28,6 +29,10 @@ def invert(predict_noise, x, y, schedule):
 def invert_photo(predict_noise, latents, schedule, *, corrected=False):
     start = noise_first(predict_noise, latents, schedule, corrected=corrected)
     return invert(predict_noise, *start, schedule)
+
+
+def denoise_first(predict_noise, noise, schedule):
+    return denoise_to(predict_noise, noise, schedule, 0, SamplerConfig(kind="belm"))
 
 
 def relative_error(got, want):

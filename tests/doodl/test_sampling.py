@@ -16,7 +16,7 @@ from doodl.inversion import InvertRequest, PhotoInverter
 from doodl.latent_files import latents_from_bytes, latents_to_bytes
 from doodl.objective import Aim
 from doodl.presets import sampler_overrides
-from doodl.sampling import check_sampler, denoise_first, denoise_to, generate, round_trip
+from doodl.sampling import check_sampler, denoise_to, generate, round_trip
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from pipeline.spec import make_spec
 from tests.doodl.predictors import SmallNet, analytic, pair
@@ -85,7 +85,7 @@ def test_a_photos_round_trip_by_belm_is_exact(depth):
 
 def test_belms_gradient_is_plain_autograds():
     net = SmallNet().double()
-    noise = denoise_first(net, pair()[0], SCHEDULE)
+    noise = denoise_to(net, pair()[0], SCHEDULE, 0, BELM)
 
     def gradient(run):
         x, y = (z.clone().requires_grad_() for z in noise)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from doodl.generation import GenerateRequest, ImageGenerator
-from doodl.methods.stepwise import denoise_step, denoised, guided_noise
+from doodl.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
 from doodl.moves import ddim, generate, generate_with_grad
+from doodl.network_call import epsilon_of
 from doodl.optimise import shape_gradient
-from doodl.tape import epsilon_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def sample_one_step(
     size = first.height_px, first.width_px
     schedule = backbone.schedule(config.sampler.num_inference_steps, size_px=size)
     steps = ddim(schedule.on(backbone.device))
-    alphas = schedule.alphas[schedule.noise_calls].tolist()
+    alphas = acting_alphas(schedule)
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     noise = backbone.init_noise(generators, *size)
     z = noise
