@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +24,24 @@ SAMPLERS = ("edict", "belm")
 METHODS = ("doodl", "one-step", "hybrid", "pixel", "autoencoder")
 """How a photo is edited; see `doodl.methods`."""
 
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+
+
+def parse_memory(memory: str) -> tuple[str, int]:
+    """Return (mode, bytes) of `checkpoint`, `invert`, `full` or `budget:SIZE` (`budget:8GiB`).
+
+    Raises: ValueError on any other word or an unreadable size.
+    """
+    if memory in ("checkpoint", "invert", "full"):
+        return memory, 0
+    match = re.fullmatch(r"budget:(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", memory)
+    if match is None:
+        raise ValueError(
+            f"memory (={memory!r}) must be checkpoint, invert, full or budget:SIZE; "
+            "try budget:8GiB."
+        )
+    return "budget", int(float(match[1]) * _UNITS[match[2]])
 
 
 def _check_fields(config: Any, prefix: str, positive: tuple[str, ...] = ()) -> None:
@@ -81,6 +99,7 @@ class SamplerConfig:
         )
         if self.kind not in SAMPLERS:
             raise ValueError(f"sampler.kind (={self.kind!r}) must be {' or '.join(SAMPLERS)}.")
+        parse_memory(self.memory)
         if self.optimise_at is not None and self.optimise_at > self.num_inference_steps:
             raise ValueError(
                 f"sampler.optimise_at (={self.optimise_at}) must be at most "

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone, load_backbone
 from doodl.batching import Arrival, OnIteration, Room, edit_continuously
 from doodl.checkpoints import state_from_bytes
@@ -160,7 +159,6 @@ class PhotoEditor:
         # Here and not at the first photo: no photo is at fault for them.
         sampler = config.sampler
         check_sampler(backbone.schedule(sampler.num_inference_steps, sampler.depth), sampler)
-        parse_memory(config.sampler.memory)
 
     def view(self, photo: Photo) -> Tensor:
         """Return the photo at the model's size, (1, 3, H, W) in [-1, 1]."""

@@ -16,7 +16,7 @@ from doodl.guidance.aesthetic import check_direction
 from doodl.guidance.guidance import BoundGuidance, Guidance, GuideRow
 from doodl.optimise import Judgement
 from doodl.protection import keep_protected_view
-from doodl.sampling import generate_with_grad
+from doodl.sampling import generate
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble
 from doodl.transfer import TransferFit, apply_transfer
@@ -168,7 +168,7 @@ class EnhanceProblem:
         )
 
     def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return generate_with_grad(self.predictor, x, y, self.schedule, self.config.sampler)
+        return generate(self.predictor, x, y, self.schedule, self.config.sampler)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.backbone.decode(latents)

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from doodl.batching import Arrival
+from doodl.config import parse_memory
 from doodl.edit import PhotoEditor
 from doodl.methods import Slot
+from doodl.network_call import activation_bytes, saved_bytes
 from doodl.optimise import LatentState
-from doodl.tape import activation_bytes, parse_memory, saved_bytes
+from doodl.sampling import sampler_of
 
 MARGIN = 1.5
 """Over what is kept: gradients on the way back, and what a layer needs while it works. On the CPU
@@ -75,7 +77,7 @@ def photo_bytes(editor: PhotoEditor, arrival: Arrival) -> int:
         loss *= 2
     if sampler.memory != "full":
         return max(call, loss)
-    calls = int(schedule.noise_calls.sum()) * (1 if sampler.kind == "belm" else 2)
+    calls = sum(move.num_calls for move in sampler_of(schedule, sampler, latents))
     return calls * call + loss
 
 

@@ -5,8 +5,8 @@ Flow matching has the same form, with a = 1 and the velocity in epsilon's place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,19 @@ def _divisors_near(value: int, total: int) -> list[int]:
     below = [d for d in divisors if d < value][-1:]
     above = [d for d in divisors if d > value][:1]
     return below + above
+
+
+class Step(NamedTuple):
+    """One step z_s = a z_t + b epsilon(z_t, t) in plain numbers, t a 0-d int64 tensor.
+
+    Attributes:
+        acts: whether it changes alpha; if not, it is the identity and its call can be left out.
+    """
+
+    t: Tensor
+    a: float
+    b: float
+    acts: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,14 +202,33 @@ class Schedule:
         """Return the steps from position `index` to the end, their absolute indices kept."""
         if not 0 <= index < len(self):
             raise ValueError(f"index (={index}) must be in 0..{len(self) - 1}.")
+        return self._cut(slice(index, None), self.first_index + index)
+
+    def until_step(self, index: int) -> Self:
+        """Return the steps before position `index`."""
+        return self._cut(slice(index), self.first_index)
+
+    def _cut(self, part: slice, first_index: int) -> Self:
         return type(self)(
-            self.timesteps[index:],
-            self.a[index:],
-            self.b[index:],
-            self.alphas[index:],
-            self.alphas_next[index:],
-            self.first_index + index,
+            self.timesteps[part],
+            self.a[part],
+            self.b[part],
+            self.alphas[part],
+            self.alphas_next[part],
+            first_index,
         )
+
+    def on(self, device: torch.device) -> Self:
+        """Return the schedule with its timesteps on a device, where the network wants them.
+
+        Moved once: a copy per step would synchronise the host with the accelerator.
+        """
+        return replace(self, timesteps=self.timesteps.to(device))
+
+    def steps(self) -> list[Step]:
+        """Return the steps from noise to image."""
+        columns = self.a.tolist(), self.b.tolist(), self.noise_calls.tolist()
+        return list(map(Step, self.timesteps.unbind(0), *columns))
 
     @property
     def noise_calls(self) -> Tensor:

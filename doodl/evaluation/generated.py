@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from doodl import ddim, sampling
+from doodl import moves, sampling
 from doodl.backbones import Backbone
 from doodl.config import SamplerConfig
 from doodl.errors import DoodlError
@@ -72,7 +72,8 @@ def draw_samples(
     predictor = backbone.predictor(list(captions), guidance_scale=spec.guidance_scale)
     schedule = backbone.schedule(spec.num_inference_steps)
     if spec.sampler == "ddim":
-        latents = ddim.generate(predictor, noise, ddim.acting_steps(schedule, noise.device))
+        steps = moves.ddim(schedule.on(noise.device))
+        (latents,) = moves.generate(predictor, steps, (noise,))
     else:
         sampler = SamplerConfig(spec.num_inference_steps, kind=spec.sampler)
         x, y = sampling.denoise_to(predictor, noise, schedule, 0, sampler)

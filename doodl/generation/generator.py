@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doodl.adjoint import parse_memory
 from doodl.backbones import Backbone
 from doodl.batching import OnIteration
 from doodl.checkpoints import state_from_bytes
@@ -83,7 +82,6 @@ class ImageGenerator:
             raise ValueError(f"method {config.method} edits photos; pictures are made by doodl.")
         # Here and not at the first picture: no prompt is at fault for them.
         check_sampler(self.schedules()[1], config.sampler)
-        parse_memory(config.sampler.memory)
 
     def schedules(self, size_px: tuple[int, int] | None = None) -> tuple[Schedule, Schedule]:
         """Return all steps, and those at their end that are optimised through.

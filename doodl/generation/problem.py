@@ -13,7 +13,7 @@ from doodl.config import CropConfig, SamplerConfig
 from doodl.denoiser import NoisePredictor
 from doodl.guidance.guidance import BoundGuidance
 from doodl.optimise import Judgement
-from doodl.sampling import generate_with_grad
+from doodl.sampling import generate
 from doodl.schedule import Schedule
 
 
@@ -34,7 +34,7 @@ class GenerateProblem:
     crops: CropConfig
 
     def generate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return generate_with_grad(self.predictor, x, y, self.schedule, self.sampler)
+        return generate(self.predictor, x, y, self.schedule, self.sampler)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.backbone.decode(latents)

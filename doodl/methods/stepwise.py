@@ -22,21 +22,30 @@ from torch import Tensor
 
 from doodl.backbones import Backbone
 from doodl.config import EditConfig
-from doodl.ddim import (
-    Step,
-    acting_steps,
-    denoise_step,
-    denoised,
-    generate_with_grad,
-    invert,
-)
 from doodl.denoiser import NoisePredictor
-from doodl.edict import as_state
 from doodl.methods.slots import Slot
+from doodl.moves import Denoise, ddim, generate_with_grad, invert
+from doodl.network_call import epsilon_of
 from doodl.objective import EnhanceProblem
 from doodl.optimise import shape_gradient
 from doodl.sampling import RoundTrip
 from doodl.schedule import Schedule
+
+
+def acting_alphas(schedule: Schedule) -> list[float]:
+    """Return the cumulative alpha at each of the steps of `moves.ddim`."""
+    alphas: list[float] = schedule.alphas[schedule.noise_calls].tolist()
+    return alphas
+
+
+def denoised(z: Tensor, noise_pred: Tensor, alpha: float) -> Tensor:
+    """Return the estimate x̂_0 = (z - sqrt(1 - alpha) epsilon) / sqrt(alpha)."""
+    return (z - math.sqrt(1 - alpha) * noise_pred) / math.sqrt(alpha)
+
+
+def denoise_step(z: Tensor, noise_pred: Tensor, step: Denoise) -> Tensor:
+    """Return z_s = a z + b epsilon, by a noise prediction that is there already."""
+    return step.do((z,), lambda *_: noise_pred)[0]
 
 
 def guided_noise(noise_pred: Tensor, gradient: Tensor, alpha: float, guidance: float) -> Tensor:
@@ -62,7 +71,8 @@ class StepByStep:
     ) -> None:
         self.backbone, self.config, self.predictor = backbone, config, predictor
         self.schedule = schedule
-        self.steps = acting_steps(schedule, backbone.device)
+        self.steps = ddim(schedule.on(backbone.device))
+        self.alphas = acting_alphas(schedule)
         self.whole_chain = config.method == "hybrid"
 
     @torch.no_grad()
@@ -72,12 +82,12 @@ class StepByStep:
         A guided x̂_0 is compared with the unguided one of its step: the difference is the
         guidance's doing alone, not the blur of a prediction made from noise.
         """
-        noise = z = invert(self.predictor, latents, self.schedule)
-        previews = []
-        for step in self.steps:
-            noise_pred = as_state(self.predictor(z, step.t), z)
+        (noise,) = invert(self.predictor, self.steps, (latents,))
+        z, previews = noise, []
+        for step, alpha in zip(self.steps, self.alphas, strict=True):
+            noise_pred = epsilon_of(self.predictor, z, step.t)
             if not self.whole_chain:
-                previews.append(self.backbone.decode(denoised(z, noise_pred, step.alpha)))
+                previews.append(self.backbone.decode(denoised(z, noise_pred, alpha)))
             z = denoise_step(z, noise_pred, step)
         trip = RoundTrip.of((noise, noise), (z, z), (latents, latents))
         return trip, torch.stack(previews) if previews else None
@@ -120,9 +130,9 @@ class StepByStep:
     def _step(self, slots: Sequence[Slot], problem: EnhanceProblem, index: int) -> None:
         states, step = [slot.state for slot in slots], self.steps[index]
         z = torch.stack([state.x for state in states])
-        noise_pred, gradient = self._guide(z, step, index, slots, problem)
+        noise_pred, gradient = self._guide(z, index, slots, problem)
         gradient, _ = shape_gradient(gradient, gradient, self.config.optimiser)
-        guided = guided_noise(noise_pred, gradient, step.alpha, self.config.step_guidance)
+        guided = guided_noise(noise_pred, gradient, self.alphas[index], self.config.step_guidance)
         for state, latents in zip(states, denoise_step(z, guided, step), strict=True):
             state.x = state.y = latents
             state.iteration += 1
@@ -130,20 +140,20 @@ class StepByStep:
             self._judge_end(slots, problem)
 
     def _guide(
-        self, z: Tensor, step: Step, index: int, slots: Sequence[Slot], problem: EnhanceProblem
+        self, z: Tensor, index: int, slots: Sequence[Slot], problem: EnhanceProblem
     ) -> tuple[Tensor, Tensor]:
         """Return epsilon at z, and the gradient of the loss at z."""
-        predictor = problem.predictor
+        predictor, t = problem.predictor, self.steps[index].t
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             if self.whole_chain:
                 with torch.no_grad():
-                    noise_pred = as_state(predictor(z, step.t), z)
-                memory = self.config.sampler.memory
-                latents = generate_with_grad(predictor, leaf, self.steps[index:], memory=memory)
+                    noise_pred = epsilon_of(predictor, z, t)
+                memory, rest = self.config.sampler.memory, self.steps[index:]
+                (latents,) = generate_with_grad(predictor, rest, (leaf,), memory=memory)
             else:
-                noise_pred = as_state(predictor(leaf, step.t), leaf)
-                latents = denoised(leaf, noise_pred, step.alpha)
+                noise_pred = epsilon_of(predictor, leaf, t)
+                latents = denoised(leaf, noise_pred, self.alphas[index])
                 problem = problem.with_bases(torch.stack([_preview(s, index) for s in slots]))
             generators = [slot.state.generator for slot in slots]
             loss = problem.judge(self.backbone.decode(latents), generators).loss

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doodl import adjoint, belm
-from doodl.tape import activation_bytes, parse_memory
+from doodl.config import SamplerConfig, parse_memory
+from doodl.network_call import activation_bytes
+from doodl.sampling import denoise_to, generate, sampler_of
 from tests.benchmarks.harness import isolated, measure
 from tests.benchmarks.limit import Calls, seconds
 from tests.benchmarks.models import Workload
@@ -45,25 +46,21 @@ class Counts:
         return self.forward + self.backward + 2 * self.weights_backward
 
 
+def config_of(case: Case) -> SamplerConfig:
+    return SamplerConfig(kind=case.method, mix_weight=MIX_WEIGHT, memory=case.memory)
+
+
 def gradient_of(case: Case, load: Workload) -> Callable[[], tuple[Tensor, ...]]:
     """Return what makes one gradient of the case; what a photo does once is done here."""
     steps = case.num_inference_steps
     if case.method in BASELINES:
         return lambda: released_iteration(load, steps, guided=case.method == RELEASED)
     predictor, schedule, noise = load.predictor(), load.schedule(steps), load.noise(case.batch)
-    pair = (noise, noise)
-    if case.method == "belm":
-        with torch.no_grad():
-            pair = belm.denoise_first(predictor, noise, schedule)
+    pair = denoise_to(predictor, noise, schedule, 0, config_of(case))
 
     def gradient() -> tuple[Tensor, ...]:
         x, y = (z.detach().clone().requires_grad_() for z in pair)
-        if case.method == "belm":
-            z_0 = belm.generate_with_grad(predictor, x, y, schedule, memory=case.memory)[0]
-        else:
-            z_0 = adjoint.generate_with_grad(
-                predictor, x, y, schedule, mix_weight=MIX_WEIGHT, memory=case.memory
-            )[0]
+        z_0 = generate(predictor, x, y, schedule, config_of(case))[0]
         return torch.autograd.grad(load.loss(z_0).sum(), (x, y))
 
     return gradient
@@ -80,8 +77,7 @@ def counts_of(case: Case, load: Workload) -> Counts:
     if case.method in BASELINES:
         calls = len(schedule) * 2 * (2 if case.method == RELEASED else 1)
         return Counts(2 * calls, 0, calls)
-    acting = int(schedule.noise_calls.sum())
-    calls = acting - 1 if case.method == "belm" else 2 * acting
+    calls = sum(m.num_calls for m in sampler_of(schedule, config_of(case), torch.empty(0)))
     mode, budget = parse_memory(case.memory)
     kept = calls if mode == "full" else 0
     if mode == "budget":

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from doodl import belm
+from doodl import moves
+from doodl.config import SamplerConfig
+from doodl.sampling import denoise_to
 from tests.benchmarks.harness import Measured, finish, isolated, measure, parser, prepare
 from tests.benchmarks.models import SIZES, Workload, workload
 
@@ -104,14 +106,17 @@ def _rows(load: Workload, batch: int, steps: int, repeats: int) -> list[dict[str
     flops = calls.flops()
     both = flops["forward"] + flops["backward"]
     schedule = load.schedule(steps)
-    pair = belm.denoise_first(calls.predict_noise, load.noise(batch), schedule)
+    sampler = moves.belm(schedule.on(device))
+    pair = denoise_to(
+        calls.predict_noise, load.noise(batch), schedule, 0, SamplerConfig(kind="belm")
+    )
 
     def iteration() -> None:
         x, y = (z.detach().requires_grad_() for z in pair)
-        z_0 = belm.generate_with_grad(calls.predict_noise, x, y, schedule)[0]
+        z_0 = moves.generate_with_grad(calls.predict_noise, sampler, (x, y))[0]
         torch.autograd.grad(load.loss(z_0).sum(), (x, y))
 
-    num_calls = len(belm.TwoSteps(schedule, device).denoising())
+    num_calls = sum(move.num_calls for move in sampler)
     parts: dict[str, tuple[Callable[[], Any], int]] = {
         "forward": (calls.forward, flops["forward"]),
         "forward and backward": (calls.forward_and_backward, both),

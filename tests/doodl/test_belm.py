@@ -4,12 +4,35 @@ import itertools
 import pytest
 import torch
 
-from doodl import belm
+from doodl import moves
+from doodl.config import SamplerConfig
+from doodl.sampling import denoise_to, noise_first
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import SmallNet, analytic, pair
 
 ALPHAS = stable_diffusion_alphas_cumprod()
 MODES = ["checkpoint", "invert", "full", "budget:1B", "budget:6KiB", "budget:1GiB"]
+
+
+def generate(predict_noise, x, y, schedule):
+    return moves.generate(predict_noise, moves.belm(schedule), (x, y))
+
+
+def generate_with_grad(predict_noise, x, y, schedule, memory="checkpoint"):
+    return moves.generate_with_grad(predict_noise, moves.belm(schedule), (x, y), memory=memory)
+
+
+def invert(predict_noise, x, y, schedule):
+    return moves.invert(predict_noise, moves.belm(schedule), (x, y))
+
+
+def invert_photo(predict_noise, latents, schedule, *, corrected=False):
+    start = noise_first(predict_noise, latents, schedule, corrected=corrected)
+    return invert(predict_noise, *start, schedule)
+
+
+def denoise_first(predict_noise, noise, schedule):
+    return denoise_to(predict_noise, noise, schedule, 0, SamplerConfig(kind="belm"))
 
 
 def relative_error(got, want):
@@ -32,9 +55,9 @@ def counting(predict_noise):
 def test_generate_undoes_the_inversion_of_a_photo(num_steps, depth, dtype, bound):
     latents = pair(dtype=dtype)[0]
     schedule = Schedule.ddim(ALPHAS, num_steps).part(depth)
-    noise = belm.invert_photo(analytic, latents, schedule)
-    image = belm.generate(analytic, *noise, schedule)
-    start = belm.noise_first(analytic, latents, schedule)
+    noise = invert_photo(analytic, latents, schedule)
+    image = generate(analytic, *noise, schedule)
+    start = noise_first(analytic, latents, schedule)
     for got, want in zip(image, start, strict=True):
         assert got.dtype == dtype
         assert relative_error(got, want) < bound
@@ -45,7 +68,7 @@ def test_generate_undoes_the_inversion_of_a_photo(num_steps, depth, dtype, bound
 def test_invert_undoes_generate(num_steps):
     x, y = pair()
     schedule = Schedule.ddim(ALPHAS, num_steps)
-    back = belm.invert(analytic, *belm.generate(analytic, x, y, schedule), schedule)
+    back = invert(analytic, *generate(analytic, x, y, schedule), schedule)
     for got, want in zip(back, (x, y), strict=True):
         assert relative_error(got, want) < 1e-10
 
@@ -57,11 +80,11 @@ def test_each_step_is_the_papers_equation():
     nodes = [*schedule.timesteps.tolist()]  # the last step stays at timestep 0's own alpha
     alpha = ALPHAS[nodes].sqrt()
     tau = (1 - ALPHAS[nodes]).sqrt() / alpha
-    x, y = belm.denoise_first(analytic, z, schedule)
+    x, y = denoise_first(analytic, z, schedule)
     torch.testing.assert_close(
         y / alpha[1], z / alpha[0] + (tau[1] - tau[0]) * analytic(z, torch.tensor(nodes[0]))
     )
-    got = belm.generate(analytic, x, y, schedule)
+    got = generate(analytic, x, y, schedule)
     for p, t, s in zip(range(3), range(1, 4), range(2, 5), strict=True):
         d1, d2, d3 = tau[t] - tau[p], tau[s] - tau[t], tau[s] - tau[p]
         x, y = (
@@ -113,10 +136,10 @@ def test_generation_and_inversion_converge_with_second_order():
     for num_steps in (80, 160, 320):
         schedule = Schedule.ddim(alphas, num_steps)
         image = predict_noise.carry(noise, schedule.alphas[0], schedule.alphas_next[-1])
-        start = belm.denoise_first(predict_noise, noise, schedule)
-        got = belm.generate(predict_noise, *start, schedule)[0]
+        start = denoise_first(predict_noise, noise, schedule)
+        got = generate(predict_noise, *start, schedule)[0]
         errors["generate"].append((got - image).norm())
-        back = belm.invert_photo(predict_noise, image, schedule)[0]
+        back = invert_photo(predict_noise, image, schedule)[0]
         errors["invert"].append((back - noise).norm())
         z = noise
         for a, b, t in zip(schedule.a, schedule.b, schedule.timesteps, strict=True):
@@ -134,13 +157,13 @@ def test_a_corrected_start_inverts_nearer_the_trajectory(num_steps):
     latents = pair(batch=1)[0]
     want = predict_noise.carry(latents, schedule.alphas_next[-1], schedule.alphas[0])
     plain, corrected = (
-        (belm.invert_photo(predict_noise, latents, schedule, corrected=on)[0] - want).norm()
+        (invert_photo(predict_noise, latents, schedule, corrected=on)[0] - want).norm()
         for on in (False, True)
     )
     # Observed 8.7, 150 and 31 times nearer.
     assert corrected < plain / 4
-    noise = belm.invert_photo(predict_noise, latents, schedule, corrected=True)
-    back = belm.generate(predict_noise, *noise, schedule)[0]
+    noise = invert_photo(predict_noise, latents, schedule, corrected=True)
+    back = generate(predict_noise, *noise, schedule)[0]
     assert relative_error(back, latents) < 1e-8
 
 
@@ -164,9 +187,9 @@ def test_flow_matching_steps_are_taken_with_second_order_and_undone():
 
         noise = pair(batch=1)[0]
         want = (1 - sigma[-1]) / 2 + noise * spread[-1] / spread[0]
-        image = belm.generate(velocity, *belm.denoise_first(velocity, noise, schedule), schedule)
+        image = generate(velocity, *denoise_first(velocity, noise, schedule), schedule)
         errors.append((image[0] - want).norm())
-        back = belm.invert(velocity, *image, schedule)
+        back = invert(velocity, *image, schedule)
         assert relative_error(back[0], noise) < 1e-10
     assert orders(errors) == pytest.approx([2, 2], abs=0.1)
 
@@ -179,11 +202,11 @@ def test_steps_that_leave_alpha_are_left_out_wherever_they_are():
     schedule = Schedule.from_alphas(timesteps, alphas, torch.cat([alphas[1:], alphas[-1:]]))
     x, y = pair()
     counted, calls = counting(analytic)
-    got = belm.generate(counted, x, y, schedule)
+    got = generate(counted, x, y, schedule)
     assert calls == whole.timesteps[1:-1].tolist()
-    for z, want in zip(got, belm.generate(analytic, x, y, whole), strict=True):
+    for z, want in zip(got, generate(analytic, x, y, whole), strict=True):
         torch.testing.assert_close(z, want, rtol=1e-12, atol=1e-12)
-    back = belm.invert(analytic, *got, schedule)
+    back = invert(analytic, *got, schedule)
     assert relative_error(back[0], x) < 1e-10
 
 
@@ -191,28 +214,28 @@ def test_one_call_a_step():
     schedule = Schedule.ddim(ALPHAS, 10)  # nine steps act
     counted, calls = counting(analytic)
     latents = pair()[0]
-    noise = belm.invert_photo(counted, latents, schedule)
+    noise = invert_photo(counted, latents, schedule)
     assert calls == sorted(schedule.timesteps.tolist())[:9]
     calls.clear()
-    belm.generate(counted, *noise, schedule)
+    generate(counted, *noise, schedule)
     assert calls == schedule.timesteps[1:9].tolist()
     calls.clear()
-    belm.denoise_first(counted, latents, schedule)
+    denoise_first(counted, latents, schedule)
     assert calls == schedule.timesteps[:1].tolist()
 
 
 def test_image_without_a_timestep_of_its_own_is_noised_at_its_neighbours():
     schedule = Schedule.ddim(ALPHAS, 10, final_alpha_cumprod=1.0)
     counted, calls = counting(analytic)
-    belm.noise_first(counted, pair()[0], schedule)
+    noise_first(counted, pair()[0], schedule)
     assert calls == [0]
 
 
 def test_a_schedule_of_one_step_is_ddims():
     schedule = Schedule.ddim(ALPHAS, 10).from_step(8)  # one step that acts, one that does not
     z = pair()[0]
-    x, y = belm.denoise_first(analytic, z, schedule)
-    got = belm.generate(analytic, x, y, schedule)
+    x, y = denoise_first(analytic, z, schedule)
+    got = generate(analytic, x, y, schedule)
     assert torch.equal(got[0], y)
     assert torch.equal(got[1], z)
     torch.testing.assert_close(
@@ -223,14 +246,14 @@ def test_a_schedule_of_one_step_is_ddims():
 def test_schedule_in_which_nothing_acts_is_refused():
     schedule = Schedule.ddim(ALPHAS, 10).from_step(9)
     with pytest.raises(ValueError, match="changes alpha"):
-        belm.generate(analytic, *pair(), schedule)
+        generate(analytic, *pair(), schedule)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_state_is_refused(dtype):
     x, y = pair(dtype=torch.float32)
     with pytest.raises(ValueError, match="float32 or float64"):
-        belm.generate(analytic, x.to(dtype), y.to(dtype), Schedule.ddim(ALPHAS, 10))
+        generate(analytic, x.to(dtype), y.to(dtype), Schedule.ddim(ALPHAS, 10))
 
 
 def loss_and_grads(run, x, y):
@@ -248,9 +271,9 @@ def test_gradient_is_plain_autograds(memory, num_steps, depth, predictor):
     x, y = pair()
     schedule = Schedule.ddim(ALPHAS, num_steps).part(depth)
     value, grads = loss_and_grads(
-        lambda x, y: belm.generate_with_grad(predictor, x, y, schedule, memory=memory), x, y
+        lambda x, y: generate_with_grad(predictor, x, y, schedule, memory=memory), x, y
     )
-    want, want_grads = loss_and_grads(lambda x, y: belm.generate(predictor, x, y, schedule), x, y)
+    want, want_grads = loss_and_grads(lambda x, y: generate(predictor, x, y, schedule), x, y)
     torch.testing.assert_close(value, want, rtol=1e-12, atol=1e-12)
     for got, expected in zip(grads, want_grads, strict=True):
         assert relative_error(got, expected) < 1e-10
@@ -263,10 +286,10 @@ def test_gradient_through_a_network_in_single_precision(memory, num_steps):
     net, schedule = SmallNet(), Schedule.ddim(ALPHAS, num_steps)
 
     def run(x, y):
-        return belm.generate_with_grad(net, x, y, schedule, memory=memory)
+        return generate_with_grad(net, x, y, schedule, memory=memory)
 
     grads = loss_and_grads(run, x, y)[1]
-    want = loss_and_grads(lambda x, y: belm.generate(net, x, y, schedule), x, y)[1]
+    want = loss_and_grads(lambda x, y: generate(net, x, y, schedule), x, y)[1]
     for got, expected in zip(grads, want, strict=True):
         assert got.dtype == torch.float32
         assert relative_error(got, expected) < (1e-5 if memory == "checkpoint" else 1e-4)
@@ -277,7 +300,7 @@ def test_gradcheck(memory):
     x, y = (z[:1, :, :2, :2].clone().requires_grad_() for z in pair())
     schedule = Schedule.ddim(ALPHAS, 5)
     assert torch.autograd.gradcheck(
-        lambda x, y: belm.generate_with_grad(analytic, x, y, schedule, memory=memory), (x, y)
+        lambda x, y: generate_with_grad(analytic, x, y, schedule, memory=memory), (x, y)
     )
 
 
@@ -287,7 +310,7 @@ def test_calls_are_recomputed_once_and_kept_ones_never():
     for memory in ("checkpoint", "invert", "full", "budget:1GiB"):
         counted, calls = counting(analytic)
         loss_and_grads(
-            lambda x, y, counted=counted, memory=memory: belm.generate_with_grad(
+            lambda x, y, counted=counted, memory=memory: generate_with_grad(
                 counted, x, y, schedule, memory=memory
             ),
             *pair(),
@@ -302,18 +325,18 @@ def test_without_a_gradient_to_take_it_is_plain_generate(memory):
     schedule = Schedule.ddim(ALPHAS, 10)
     x, y = pair()
     counted, calls = counting(analytic)
-    got = belm.generate_with_grad(counted, x, y, schedule, memory=memory)
+    got = generate_with_grad(counted, x, y, schedule, memory=memory)
     assert len(calls) == 8
-    for z, want in zip(got, belm.generate(analytic, x, y, schedule), strict=True):
+    for z, want in zip(got, generate(analytic, x, y, schedule), strict=True):
         assert torch.equal(z, want)
 
 
 @pytest.mark.parametrize("memory", ["checkpoint", "budget:1GiB"])
 def test_change_of_the_inputs_in_place_leaves_the_gradient(memory):
     schedule = Schedule.ddim(ALPHAS, 10)
-    want = loss_and_grads(lambda x, y: belm.generate(analytic, x, y, schedule), *pair())[1]
+    want = loss_and_grads(lambda x, y: generate(analytic, x, y, schedule), *pair())[1]
     x, y = (z.requires_grad_() for z in pair())
-    x_0, y_0 = belm.generate_with_grad(analytic, x, y, schedule, memory=memory)
+    x_0, y_0 = generate_with_grad(analytic, x, y, schedule, memory=memory)
     with torch.no_grad():
         x.zero_()
         y.zero_()

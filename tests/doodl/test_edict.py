@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from doodl.config import default_mix_weight
-from doodl.edict import generate, invert, mix, unmix
+from doodl.edict import generate, invert
+from doodl.moves import Mix
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import analytic, pair
 
@@ -14,8 +15,8 @@ def relative_error(got, want):
 
 
 def test_unmix_undoes_mix():
-    x, y = pair()
-    for got, want in zip(unmix(*mix(x, y, 0.93), 0.93), (x, y), strict=True):
+    mix, z = Mix(0.93), pair()
+    for got, want in zip(mix.undo(mix.do(z, analytic), analytic), z, strict=True):
         assert relative_error(got, want) < 1e-14
 
 

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from doodl import ddim
+from doodl import moves
 from doodl.checkpoints import state_to_bytes
 from doodl.config import METHODS, EditConfig, SamplerConfig, preset
-from doodl.ddim import acting_steps, denoise_step, denoised
 from doodl.edit import EditRequest, PhotoEditor, load_editor
 from doodl.generation import ImageGenerator
 from doodl.images import decode_photo
 from doodl.methods import check_method
 from doodl.methods.identity import LatentBackbone, PixelBackbone, adapted
-from doodl.methods.stepwise import guided_noise
+from doodl.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
 from doodl.objective import Aim
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from pipeline.spec import make_spec
@@ -155,8 +154,8 @@ def test_denoised_undoes_the_noise_that_was_added():
 
 def test_guided_step_goes_against_the_gradient():
     z, noise, gradient = torch.randn(3, 1, 4, 3, 3)
-    for step in acting_steps(SCHEDULE, z.device):
-        moved = denoise_step(z, guided_noise(noise, gradient, step.alpha, 1.0), step)
+    for step, alpha in zip(moves.ddim(SCHEDULE), acting_alphas(SCHEDULE), strict=True):
+        moved = denoise_step(z, guided_noise(noise, gradient, alpha, 1.0), step)
         assert ((moved - denoise_step(z, noise, step)) * gradient).sum() < 0
 
 
@@ -164,8 +163,9 @@ def test_ddims_inversion_comes_back_with_an_error_of_first_order():
     latents, errors = pair()[0], []
     for num_steps in (50, 100, 200):
         schedule = Schedule.ddim(stable_diffusion_alphas_cumprod(), num_steps).part(0.5)
-        noise = ddim.invert(analytic, latents, schedule)
-        back = ddim.generate(analytic, noise, acting_steps(schedule, latents.device))
+        steps = moves.ddim(schedule)
+        (noise,) = moves.invert(analytic, steps, (latents,))
+        (back,) = moves.generate(analytic, steps, (noise,))
         errors.append(((back - latents).norm() / (noise - latents).norm()).item())
     assert errors[0] < 0.03  # observed 0.020, and half of it for twice the steps
     for coarse, fine in itertools.pairwise(errors):
@@ -175,14 +175,14 @@ def test_ddims_inversion_comes_back_with_an_error_of_first_order():
 @pytest.mark.parametrize("memory", ["checkpoint", "invert", "full", "budget:6KiB", "budget:1GiB"])
 def test_gradient_through_ddims_chain_is_plain_autograds(memory):
     net, z = SmallNet().double(), pair()[0]
-    steps = acting_steps(SCHEDULE, z.device)
+    steps = moves.ddim(SCHEDULE)
 
     def gradient(run):
         leaf = z.clone().requires_grad_()
-        return torch.autograd.grad(run(leaf).sin().sum(), leaf)[0]
+        return torch.autograd.grad(run(leaf)[0].sin().sum(), leaf)[0]
 
-    got = gradient(lambda z: ddim.generate_with_grad(net, z, steps, memory=memory))
-    want = gradient(lambda z: ddim.generate(net, z, steps))
+    got = gradient(lambda z: moves.generate_with_grad(net, steps, (z,), memory=memory))
+    want = gradient(lambda z: moves.generate(net, steps, (z,)))
     assert (got - want).norm() / want.norm() < 1e-10
 
 

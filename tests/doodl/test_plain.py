@@ -5,13 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from doodl import edict, moves
 from doodl.backbones import load_backbone
-from doodl.belm import denoise_first
-from doodl.belm import generate as generate_belm
 from doodl.config import OptimiserConfig, SamplerConfig
-from doodl.edict import generate
 from doodl.optimise import Judgement, LatentState, optimise
-from doodl.sampling import generate_with_grad
+from doodl.sampling import denoise_to, generate
 
 PLAIN = OptimiserConfig(
     num_optim_steps=2, learning_rate=0.5, grad_clip_value=1e-3, decode_pair=False, patience=0,
@@ -38,7 +36,7 @@ class Problem:
         self.schedule = backbone.schedule(T)
 
     def generate(self, x, y):
-        return generate_with_grad(self.predictor, x, y, self.schedule, self.sampler)
+        return generate(self.predictor, x, y, self.schedule, self.sampler)
 
     def decode(self, latents):
         return self.backbone.decode(latents)
@@ -59,9 +57,9 @@ def plainly(backbone, sampler, x, y):
     for _ in range(PLAIN.num_optim_steps):
         a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
         if sampler.kind == "edict":
-            x_0, _ = generate(predictor, a, b, schedule, mix_weight=sampler.p)
+            x_0, _ = edict.generate(predictor, a, b, schedule, mix_weight=sampler.p)
         else:
-            x_0, _ = generate_belm(predictor, a, b, schedule)
+            x_0, _ = moves.generate(predictor, moves.belm(schedule), (a, b))
         g_x, g_y = torch.autograd.grad(loss_of(backbone.decode(x_0)).sum(), (a, b))
         m_x = PLAIN.momentum * m_x + g_x.clamp(-1e-3, 1e-3)
         m_y = PLAIN.momentum * m_y + g_y.clamp(-1e-3, 1e-3)
@@ -74,10 +72,7 @@ def plainly(backbone, sampler, x, y):
 def test_fast_options_off_are_the_plain_algorithm(backbone, kind, memory):
     sampler = SamplerConfig(kind=kind, num_inference_steps=T, memory=memory)
     noise = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(3))
-    x, y = noise, noise
-    if kind == "belm":
-        with torch.no_grad():
-            x, y = denoise_first(backbone.predictor([""]), noise, backbone.schedule(T))
+    x, y = denoise_to(backbone.predictor([""]), noise, backbone.schedule(T), 0, sampler)
     state = LatentState.start(x[0], y[0], seed=0)
     optimise([state], Problem(backbone, sampler), PLAIN)
     want_x, want_y = plainly(backbone, sampler, x, y)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from doodl import adjoint, belm, edict
+from doodl import adjoint, edict, moves
 from doodl.config import EditConfig, OptimiserConfig, SamplerConfig, preset
 from doodl.edit import EditRequest, PhotoEditor, load_editor
 from doodl.generation import GenerateRequest, ImageGenerator
@@ -16,7 +16,7 @@ from doodl.inversion import InvertRequest, PhotoInverter
 from doodl.latent_files import latents_from_bytes, latents_to_bytes
 from doodl.objective import Aim
 from doodl.presets import sampler_overrides
-from doodl.sampling import check_sampler, denoise_to, generate, generate_with_grad, round_trip
+from doodl.sampling import check_sampler, denoise_to, generate, round_trip
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from pipeline.spec import make_spec
 from tests.doodl.predictors import SmallNet, analytic, pair
@@ -67,7 +67,7 @@ def test_edict_is_what_its_own_functions_compute_bit_for_bit():
     grads = [
         torch.autograd.grad(sum(z.square().sum() for z in images), (x, y))
         for images in (
-            generate_with_grad(analytic, x, y, SCHEDULE, EDICT),
+            generate(analytic, x, y, SCHEDULE, EDICT),
             adjoint.generate_with_grad(analytic, x, y, SCHEDULE, mix_weight=p),
         )
     ]
@@ -85,14 +85,14 @@ def test_a_photos_round_trip_by_belm_is_exact(depth):
 
 def test_belms_gradient_is_plain_autograds():
     net = SmallNet().double()
-    noise = belm.denoise_first(net, pair()[0], SCHEDULE)
+    noise = denoise_to(net, pair()[0], SCHEDULE, 0, BELM)
 
     def gradient(run):
         x, y = (z.clone().requires_grad_() for z in noise)
         return torch.autograd.grad(run(x, y)[0].sin().sum(), (x, y))
 
-    got = gradient(lambda x, y: generate_with_grad(net, x, y, SCHEDULE, BELM))
-    want = gradient(lambda x, y: belm.generate(net, x, y, SCHEDULE))
+    got = gradient(lambda x, y: generate(net, x, y, SCHEDULE, BELM))
+    want = gradient(lambda x, y: moves.generate(net, moves.belm(SCHEDULE), (x, y)))
     for one, other in zip(got, want, strict=True):
         assert relative_error(one, other) < 1e-10
 

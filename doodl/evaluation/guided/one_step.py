@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doodl.ddim import acting_steps, denoise_step, denoised, generate, generate_with_grad
 from doodl.generation import GenerateRequest, ImageGenerator
-from doodl.methods.stepwise import guided_noise
+from doodl.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
+from doodl.moves import ddim, generate, generate_with_grad
+from doodl.network_call import epsilon_of
 from doodl.optimise import shape_gradient
 
 
@@ -50,32 +51,33 @@ def sample_one_step(
     )
     size = first.height_px, first.width_px
     schedule = backbone.schedule(config.sampler.num_inference_steps, size_px=size)
-    steps = acting_steps(schedule, backbone.device)
+    steps = ddim(schedule.on(backbone.device))
+    alphas = acting_alphas(schedule)
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     noise = backbone.init_noise(generators, *size)
     z = noise
     with torch.no_grad():
-        unguided = generate(predictor, noise, steps)
+        (unguided,) = generate(predictor, steps, (noise,))
         plain = backbone.decode(unguided)
     bound = generator.guidance(first.guides).bind(
         [request.guide_row for request in requests], plain.clamp(-1, 1)
     )
-    for index, step in enumerate(steps):
+    for index, (step, alpha) in enumerate(zip(steps, alphas, strict=True)):
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             if whole_chain:
                 with torch.no_grad():
-                    noise_pred = predictor(z, step.t).to(z.dtype)
-                memory = config.sampler.memory
-                latents = generate_with_grad(predictor, leaf, steps[index:], memory=memory)
+                    noise_pred = epsilon_of(predictor, z, step.t)
+                memory, rest = config.sampler.memory, steps[index:]
+                (latents,) = generate_with_grad(predictor, rest, (leaf,), memory=memory)
             else:
-                noise_pred = predictor(leaf, step.t).to(leaf.dtype)
-                latents = denoised(leaf, noise_pred, step.alpha)
+                noise_pred = epsilon_of(predictor, leaf, step.t)
+                latents = denoised(leaf, noise_pred, alpha)
             image = backbone.decode(latents)
             loss = bound.loss(image, generators, crops=config.crops)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         gradient, _ = shape_gradient(gradient, gradient, config.optimiser)
-        guided = guided_noise(noise_pred.detach(), gradient, step.alpha, guidance)
+        guided = guided_noise(noise_pred.detach(), gradient, alpha, guidance)
         z = denoise_step(z, guided, step)
     with torch.no_grad():
         return OneStepSamples(backbone.decode(z), plain)
