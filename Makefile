@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Made anew when the dependencies change.
 STAMP := $(VENV)/.installed
-PHOTOS ?= doodl/samples
+PHOTOS ?= doodl/pocket/samples
 OUT ?= runs/samples-doodl
 
 .PHONY: enhance test check lint types test-slow bench clean

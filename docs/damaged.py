@@ -15,7 +15,7 @@ import torch
 from before_after import GAP_PX, HEIGHT_PX, WIDTH_PX, cell
 from PIL import Image
 
-from doodl.pocket.degrade import degrade
+from doodl.pocket.training.degrade import degrade
 
 DAMAGE = {
     "astronaut": ("dull", 0.6),
@@ -23,11 +23,11 @@ DAMAGE = {
     "coffee": ("hazy", 0.6),
     "rocket": ("faded", 0.7),
 }
-"""Of each photo: a damage of doodl.pocket.degrade, and its severity."""
+"""Of each photo: a damage of doodl.pocket.training.degrade, and its severity."""
 
 
 def sample(name: str) -> Path:
-    return Path(str(files("doodl.samples").joinpath(f"{name}.jpg")))
+    return Path(str(files("doodl.pocket.samples").joinpath(f"{name}.jpg")))
 
 
 def make(folder: Path) -> None:

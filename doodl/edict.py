@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from doodl import moves
-from doodl.config import MIX_WEIGHT
-from doodl.network_call import PredictNoise
+from doodl.engine.network_call import PredictNoise
+from doodl.recipes.config import MIX_WEIGHT
 from doodl.schedule import Schedule
 
 

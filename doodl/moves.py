@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doodl.config import parse_memory
-from doodl.network_call import PredictNoise, epsilon_of
+from doodl.engine.network_call import PredictNoise, epsilon_of
+from doodl.engine.tape import PullBack, Tape
+from doodl.recipes.config import parse_memory
 from doodl.schedule import Schedule
-from doodl.tape import PullBack, Tape
 
 State = tuple[Tensor, ...]
 """What a sampler carries: (x, y) or (z,), each (B, C, h, w)."""
@@ -220,7 +220,7 @@ def generate_with_grad(
     """Return `generate`'s state, differentiable in z, in the memory of one call of the network.
 
     Args:
-        memory: checkpoint | invert | full | budget:SIZE, see `doodl.tape`. All give plain
+        memory: checkpoint | invert | full | budget:SIZE, see `doodl.engine.tape`. All give plain
             autograd's gradient: to 1e-10 in float64, 1e-4 in float32. Where an `undo` is not exact,
             `invert` stores what `checkpoint` does.
         others: as `generate`. Freeze the predictor's weights: they get no gradient, save under

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.config import OptimiserConfig
+from doodl.recipes.config import OptimiserConfig
 
 
 @dataclass(eq=False)

@@ -14,9 +14,16 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from doodl.errors import ModelError
+from doodl.guidance.towers import (
+    OPENAI_B16,
+    OPENAI_B32,
+    OPENAI_L14,
+    ImageTower,
+    TowerName,
+    load_tower,
+)
+from doodl.models.weights import check_finite, one_line
 from doodl.pocket import weights_dir
-from doodl.towers import OPENAI_B16, OPENAI_B32, OPENAI_L14, ImageTower, TowerName, load_tower
-from doodl.weights import check_finite, one_line
 
 # The heads as LAION published them. A pickle is opened only if it is one of these, bit for bit.
 PINNED_SHA256 = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from doodl.evaluation.human import (
+from doodl.measures.human import (
     PairwiseFigures,
     RatingFigures,
     Vote,

@@ -19,8 +19,8 @@ from pipeline.tasks import (
 )
 
 if TYPE_CHECKING:
+    from doodl.editing.inverter import InvertResult, PhotoInverter, RestoreResult
     from doodl.images import Photo
-    from doodl.inversion import InvertResult, PhotoInverter, RestoreResult
 
 
 class InvertPhotos:
@@ -42,7 +42,7 @@ class InvertPhotos:
         load_checkpoint: Callable[[str], bytes | None],  # noqa: ARG002 (nothing is iterated)
         save_checkpoint: Callable[[str, bytes], None],  # noqa: ARG002
     ) -> list[InvertResult | DoodlError]:
-        from doodl.inversion import InvertRequest
+        from doodl.editing.inverter import InvertRequest
 
         if self.inverter is None:
             self.setup()
@@ -81,7 +81,7 @@ class ReadLatents:
         self.spec = spec
 
     def __call__(self, item: WorkItem) -> bytes:
-        from doodl.latent_files import MAX_FILE_BYTES
+        from doodl.editing.latent_files import MAX_FILE_BYTES
 
         uri = str(item.row.image_uri)
         path = local_path(uri)

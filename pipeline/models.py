@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from doodl.errors import ModelError
-from doodl.hub import KNOWN, HubModel, find_model, missing_parts, snapshot, split_id
+from doodl.models.hub import KNOWN, HubModel, find_model, missing_parts, snapshot, split_id
+from doodl.models.pull import PullPlan, plan_pull, pull
+from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.pull import PullPlan, plan_pull, pull
-from doodl.revisions import folder_revision
 
 __all__ = [
     "KnownModel",

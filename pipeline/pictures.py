@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from doodl.thumbnails import thumbnail
+from doodl.images.thumbnails import thumbnail
 from manifests.inline import read_input
 from pipeline.collection import OutputView
 

@@ -22,8 +22,8 @@ from pipeline.tasks import read_unchanged
 if TYPE_CHECKING:
     import numpy as np
 
+    from doodl.delivery.mask import Protector
     from doodl.images import Photo
-    from doodl.protection import Protector
 
 MASK_SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 
@@ -83,7 +83,7 @@ class ReadMasks:
     """
 
     def __init__(self, spec: JobSpec) -> None:
-        from doodl.protection import load_protector
+        from doodl.delivery.mask import load_protector
 
         self.folder = spec.protect
         self.protector: Protector | None = None
@@ -91,7 +91,7 @@ class ReadMasks:
             self.protector = load_protector(spec.protect_with)
 
     def __call__(self, item: WorkItem, photo: Photo) -> np.ndarray | None:
-        from doodl.protection import checked_mask, decode_mask, joined
+        from doodl.delivery.mask import checked_mask, decode_mask, joined
 
         drawn = found = None
         if (mask := self._uri(item)) is not None:

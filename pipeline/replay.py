@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from doodl.config import EditConfig, preset
 from doodl.errors import DoodlError
 from doodl.guidance.revisions import current_revision
+from doodl.recipes.config import EditConfig, preset
 from manifests.commits import MANIFEST_FILE, OutputFolder
 from manifests.parts import read_part
 from manifests.rows import ManifestRow, ResultRow, manifest_rows
@@ -241,8 +241,8 @@ def compare_pictures(
     """
     import numpy as np
 
-    from doodl.fidelity import psnr_db
     from doodl.images import decode_photo
+    from doodl.measures.fidelity import psnr_db
 
     a, b = (decode_photo(data, max_pixels=max_pixels).pixels for data in (first, second))
     if a.shape != b.shape or a.dtype != b.dtype:

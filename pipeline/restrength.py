@@ -65,7 +65,7 @@ def restrength_edits(
     Raises: ManifestError if `out` is no output folder; OriginalError if `to` holds other files;
         ValueError for a strength or detail outside [0, 1]; DiskFullError, OutputUnwritableError.
     """
-    from doodl.delivery import Delivery
+    from doodl.delivery.deliver import Delivery
 
     Delivery(strength=strength, detail=detail)
     view = OutputView(out)
@@ -100,9 +100,9 @@ def _remade(
     row: dict[str, Any], params: dict[str, Any], changes: Changes, strength: float, detail: float
 ) -> tuple[str, bytes, float]:
     """Return (relative path, file, PSNR to the original in dB) of one row's photo."""
-    from doodl.delivery import Delivery, restrength
-    from doodl.fidelity import psnr_db
+    from doodl.delivery.deliver import Delivery, restrength
     from doodl.images import decode_photo
+    from doodl.measures.fidelity import psnr_db
 
     change = changes.load(row["work_key"])
     if change is None:

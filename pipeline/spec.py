@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import doodl
-from doodl.config import EditConfig, preset, without_later_values
 from doodl.guidance.revisions import (
     check_guides,
     guide_revisions,
@@ -19,8 +18,9 @@ from doodl.guidance.revisions import (
     tower_revisions,
 )
 from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides, split_guides
+from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.revisions import folder_revision
+from doodl.recipes.config import EditConfig, preset, without_later_values
 from manifests.paths import TABLE_SUFFIXES, local_path
 
 ALGORITHM_VERSION = 1
@@ -46,10 +46,16 @@ MAX_AUTO_BATCH = 32
 that much longer in work when a worker dies."""
 
 _LOADERS = {
-    "enhance": "doodl.edit:load_editor",
+    "enhance": "doodl.editing.editor:load_editor",
     "generate": "doodl.generation:load_generator",
     "personalize": "doodl.generation:load_generator",
-    "invert": "doodl.inversion:load_inverter",
+    "invert": "doodl.editing.inverter:load_inverter",
+}
+
+# By what names earlier versions' specs call them.
+_EARLIER_LOADERS = {
+    "doodl.edit:load_editor": "doodl.editing.editor:load_editor",
+    "doodl.inversion:load_inverter": "doodl.editing.inverter:load_inverter",
 }
 
 # Values that recipes of photos did not have at first: a recipe that leaves them as they are is
@@ -134,7 +140,7 @@ class JobSpec:
     cpus_per_worker: float = 1.0
     resources: dict[str, float] = field(default_factory=dict)
     batch_size: int = 1
-    editor: str = "doodl.edit:load_editor"
+    editor: str = "doodl.editing.editor:load_editor"
     runner: str = "local"
     checkpoint_every: int = 5
     row_timeout_seconds: float = 0.0
@@ -156,6 +162,7 @@ class JobSpec:
     beside_revisions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "editor", _EARLIER_LOADERS.get(self.editor, self.editor))
         # Lists and tuples alike: JSON knows one of them.
         object.__setattr__(self, "prompts", tuple(self.prompts))
         object.__setattr__(self, "subjects", tuple(self.subjects))

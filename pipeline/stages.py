@@ -50,9 +50,9 @@ from pipeline.tasks import (
 )
 
 if TYPE_CHECKING:
-    from doodl.edit import EditRequest, EditResult, PhotoEditor
+    from doodl.editing.editor import EditRequest, EditResult, PhotoEditor
+    from doodl.engine.room import FittingRoom
     from doodl.images import Photo
-    from doodl.room import FittingRoom
     from pipeline.protecting import ReadMasks
 
 OUTPUT_FAULTS = ("disk_full", "unwritable")
@@ -111,7 +111,7 @@ class EditPhotos:
             self.masks = ReadMasks(self.spec)
         self.editor = load_tool(self.spec)
         if self.spec.batch_size == 0 and self.continuous:
-            from doodl.room import FittingRoom, free_bytes
+            from doodl.engine.room import FittingRoom, free_bytes
 
             # Only here are the device and, with the models loaded, what they leave of it known.
             spec = self.spec
@@ -125,8 +125,8 @@ class EditPhotos:
 
     def request(self, item: WorkItem, photo: Photo, checkpoint: bytes | None) -> EditRequest:
         """Return the row's own options, or the job's where the row has none."""
-        from doodl.edit import EditRequest
-        from doodl.objective import Aim
+        from doodl.editing.editor import EditRequest
+        from doodl.editing.objective import Aim
 
         row, spec = item.row, self.spec
         direction, target = row_aim(row, spec)
@@ -381,9 +381,9 @@ class RowProcessor:
         """Yield the outcomes of items that take each other's places in a batch.
 
         While the batch goes on, the next photo is read in one thread, one that is done delivered
-        in another (`doodl.batching`) and one that is delivered committed in a third.
+        in another (`doodl.engine.stream`) and one that is delivered committed in a third.
         """
-        from doodl.overlap import Behind, read_ahead
+        from doodl.engine.overlap import Behind, read_ahead
 
         unread: list[Outcome] = []
         at_work: dict[int, tuple[WorkItem, Any, Watch]] = {}

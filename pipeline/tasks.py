@@ -152,7 +152,7 @@ def checkpointing(
         every: 0 saves none.
         meter: counts the iterations; its clock starts now.
     """
-    from doodl.checkpoints import state_to_bytes
+    from doodl.engine.checkpoints import state_to_bytes
 
     meter.begin()
 

@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from doodl.edit import EditResult
+from doodl.editing.editor import EditResult
 from doodl.images import encode_photo
 
 LOG = "DOODL_TEST_LOG"
@@ -153,7 +153,7 @@ class LoggingEditor:
 
 
 def load_logging_editor(model, config, *, device="cpu", software="doodl-batch"):
-    from doodl import edit
+    from doodl.editing import editor as edit
 
     return LoggingEditor(edit.load_editor(model, config, device=device, software=software))
 

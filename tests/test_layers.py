@@ -136,7 +136,7 @@ def loaded_by(code):
 @pytest.mark.parametrize(
     "code",
     [
-        "import doodl, doodl.config, doodl.revisions, doodl.errors",
+        "import doodl, doodl.recipes.config, doodl.models.revisions, doodl.errors",
         "from jobs.cli import app",
         "import pipeline.spec, pipeline.plan, pipeline.run, pipeline.stages",
     ],

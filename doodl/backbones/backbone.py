@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from doodl.backbones.denoiser import NetworkCall, NoisePredictor
+from doodl.backbones.half import with_scaled_gradient
 from doodl.backbones.networks import CallFlux, CallUNet, call_sd3
 from doodl.backbones.process import Diffusion, Flow
 from doodl.backbones.text import TextEncoders
-from doodl.denoiser import NetworkCall, NoisePredictor
-from doodl.half import with_scaled_gradient
 from doodl.schedule import Schedule
 
 _FLUX_NATIVE_LATENTS = 128  # its transformer's config names no size; it was trained at 1024 px

@@ -14,7 +14,7 @@ from doodl.backbones.backbone import Backbone
 from doodl.backbones.components import takes_fp16_files, weight_files
 from doodl.backbones.loading import load_backbone
 from doodl.errors import ModelError
-from doodl.hub import COMPONENTS, find_model, missing_parts
+from doodl.models.hub import COMPONENTS, find_model, missing_parts
 
 _NETWORKS = [part for part in COMPONENTS if part.startswith(("unet", "transf", "vae", "text_"))]
 _QUICK_PX = 64

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from doodl.configs import check_configs, read_config
 from doodl.errors import ModelError
-from doodl.hub import COMPONENTS, WEIGHTS
-from doodl.weights import check_loaded, one_line
+from doodl.models.configs import check_configs, read_config
+from doodl.models.hub import COMPONENTS, WEIGHTS
+from doodl.models.weights import check_loaded, one_line
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doodl.half import with_scaled_gradient
+from doodl.backbones.half import with_scaled_gradient
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 FLOW = "flow"

@@ -17,10 +17,10 @@ from doodl.backbones.components import (
 from doodl.backbones.process import noise_process
 from doodl.backbones.single_file import load_file
 from doodl.backbones.text import TextEncoders, t5_tokens
-from doodl.configs import read_config
 from doodl.errors import ModelError
-from doodl.hub import find_model
-from doodl.revisions import folder_revision
+from doodl.models.configs import read_config
+from doodl.models.hub import find_model
+from doodl.models.revisions import folder_revision
 
 _ENCODERS = {"sd": 1, "sdxl": 2, "sd3": 3, "flux": 2}
 _SDXL_SIZES = 6
@@ -39,7 +39,7 @@ def load_backbone(
 
     Args:
         source: a diffusers pipeline folder; a single safetensors file of SD 1, SD 2 or SDXL; a
-            name of `doodl.hub.KNOWN`; or a hub id, as `owner/name` or `owner/name@revision`.
+            name of `doodl.models.hub.KNOWN`; or a hub id, as `owner/name` or `owner/name@revision`.
             Nothing is downloaded: names and ids must have been pulled.
         device: `meta` loads no weights, only shapes.
         dtype: what the networks run in; the latents stay float32, and so does an autoencoder that

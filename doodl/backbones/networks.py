@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doodl.denoiser import Conditioning
+from doodl.backbones.denoiser import Conditioning
 from doodl.schedule import FLOW_TIME_UNITS
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doodl.denoiser import FLOW, PREDICTION_TYPES
+from doodl.backbones.denoiser import FLOW, PREDICTION_TYPES
 from doodl.errors import ModelError
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 

@@ -15,9 +15,9 @@ from doodl.backbones.clip_tokenizer import clip_tokenizer
 from doodl.backbones.components import load_tokenizer
 from doodl.backbones.process import noise_process
 from doodl.backbones.published import PUBLISHED
-from doodl.configs import read_config
 from doodl.errors import ModelError
-from doodl.weights import check_finite, load_tensors, one_line
+from doodl.models.configs import read_config
+from doodl.models.weights import check_finite, load_tensors, one_line
 
 _UNET = "model.diffusion_model."
 _FIRST = f"{_UNET}input_blocks.0.0.weight"

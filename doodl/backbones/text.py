@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doodl.denoiser import Conditioning
+from doodl.backbones.denoiser import Conditioning
 
 _T5_TOKENS = {"sd3": 256, "flux": 512}
 _FEW_STEP_FLUX_TOKENS = 256

@@ -17,10 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from doodl.delivery.mask import decode_mask, keep_protected, mask_to_bytes
+from doodl.delivery.transfer import (
+    LocalAffine,
+    TransferFit,
+    apply_transfer,
+    apply_transfer_to_pixels,
+)
 from doodl.errors import ChangeError
 from doodl.images import Photo, into_photo_space
-from doodl.protection import decode_mask, keep_protected, mask_to_bytes
-from doodl.transfer import LocalAffine, TransferFit, apply_transfer, apply_transfer_to_pixels
 
 _FORMAT = "doodl-change-1"
 _MAX_BYTES = 64 * 2**20

@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 import doodl
-from doodl.change import Change, change_from_bytes, change_to_bytes
+from doodl.delivery.change import Change, change_from_bytes, change_to_bytes
+from doodl.delivery.mask import keep_protected
+from doodl.delivery.transfer import enlarge_to_pixels
+from doodl.delivery.transfer.guide import luminance
 from doodl.images import Photo, decode_photo, encode_photo, into_photo_space
-from doodl.protection import keep_protected
-from doodl.transfer import enlarge_to_pixels
-from doodl.transfer.guide import luminance
 
 DELIVERIES = ("transfer", "model")
 

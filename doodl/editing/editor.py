@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone, load_backbone
-from doodl.batching import Arrival, OnIteration, Room, edit_continuously
-from doodl.checkpoints import state_from_bytes
-from doodl.config import EditConfig
-from doodl.delivery import Delivery, deliver, edit_words
+from doodl.delivery.deliver import Delivery, deliver, edit_words
+from doodl.delivery.mask import view_of_mask
+from doodl.delivery.transfer import TransferFit, apply_transfer
+from doodl.editing.guard import SHARES, measure_fidelity, score_objection, verdict
+from doodl.editing.methods import Slot, Start, Way, adapted, check_method, way_of
+from doodl.editing.objective import BUDGET_MARGIN, Aim, EnhanceProblem
+from doodl.editing.start import WarmStart
+from doodl.engine.checkpoints import state_from_bytes
+from doodl.engine.sampling import check_sampler
+from doodl.engine.stream import Arrival, OnIteration, Room, edit_continuously
 from doodl.errors import DoodlError, InversionError, OptimisationError
-from doodl.guard import SHARES, measure_fidelity, score_objection, verdict
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
-from doodl.hub import find_model
 from doodl.images import Photo, decode_photo, model_view
-from doodl.methods import Slot, Start, Way, adapted, check_method, way_of
-from doodl.objective import BUDGET_MARGIN, Aim, EnhanceProblem
+from doodl.models.hub import find_model
 from doodl.optimise import LatentState
-from doodl.protection import view_of_mask
-from doodl.sampling import check_sampler
+from doodl.recipes.config import EditConfig
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
-from doodl.transfer import TransferFit, apply_transfer
-from doodl.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class EditResult:
         protected: share of the frame that was protected; None if nothing was to be.
         delivered_strength: share of the change in the file: the request's strength, or less where
             only less of it pleased guide and judge both.
-        change: what `doodl.delivery.restrength` needs; None if it was not kept.
+        change: what `doodl.delivery.deliver.restrength` needs; None if it was not kept.
     """
 
     encoded: bytes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from doodl.fidelity import delta_e, psnr_db, ssim
+from doodl.editing.objective import Aim
 from doodl.images import Photo, model_view
-from doodl.objective import Aim
+from doodl.measures.fidelity import delta_e, psnr_db, ssim
 from doodl.optimise import LatentState
 
 _COLOUR_PX = 256
@@ -26,7 +26,7 @@ class Fidelity:
     """How far a delivered file is from its source.
 
     Attributes:
-        psnr_db, ssim: of the pixels at full size (`doodl.fidelity`).
+        psnr_db, ssim: of the pixels at full size (`doodl.measures.fidelity`).
         delta_e: mean CIEDE2000 colour difference, as seen on a small view; 1 is just noticeable.
     """
 

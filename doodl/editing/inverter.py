@@ -1,4 +1,4 @@
-"""Photos to noise and back: what `doodl.edit` does inside an edit, as a result of its own."""
+"""Photos to noise and back: what an edit does inside itself, as a result of its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone, load_backbone
-from doodl.config import EditConfig
+from doodl.editing.latent_files import LatentPair, latents_from_bytes, latents_to_bytes
+from doodl.engine.sampling import check_sampler, generate, round_trip
 from doodl.errors import DoodlError, InversionError, LatentsError
-from doodl.fidelity import psnr_db, ssim
 from doodl.generation.pictures import encode_picture, pixels_of, shown_name
-from doodl.hub import find_model
 from doodl.images import Photo, model_view
-from doodl.latent_files import LatentPair, latents_from_bytes, latents_to_bytes
-from doodl.sampling import check_sampler, generate, round_trip
+from doodl.measures.fidelity import psnr_db, ssim
+from doodl.models.hub import find_model
+from doodl.recipes.config import EditConfig
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class InvertResult:
     """A photo's noise and what comes back of it, at the model's own size.
 
     Attributes:
-        latents: the bytes of a latents file (`doodl.latent_files`).
+        latents: the bytes of a latents file (`doodl.editing.latent_files`).
         encoded: the file of the photo made again from the noise.
         inversion_error: RMS of the pair's round trip over the RMS of the latents.
         psnr_db, ssim: the photo made again against the photo at the model's size.

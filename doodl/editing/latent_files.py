@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from doodl.config import SAMPLERS, SamplerConfig
 from doodl.errors import LatentsError
+from doodl.recipes.config import SAMPLERS, SamplerConfig
 
 FORMAT = "doodl-latents/1"
 FORMAT_2 = "doodl-latents/2"

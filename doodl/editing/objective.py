@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone
-from doodl.config import EditConfig
-from doodl.delivery import Delivery
-from doodl.denoiser import NoisePredictor
+from doodl.backbones.denoiser import NoisePredictor
+from doodl.delivery.deliver import Delivery
+from doodl.delivery.mask import keep_protected_view
+from doodl.delivery.transfer import TransferFit, apply_transfer
+from doodl.engine.sampling import generate
 from doodl.guidance.aesthetic import check_direction
 from doodl.guidance.guidance import BoundGuidance, Guidance, GuideRow
 from doodl.optimise import Judgement
-from doodl.protection import keep_protected_view
-from doodl.sampling import generate
+from doodl.recipes.config import EditConfig
 from doodl.schedule import Schedule
 from doodl.scores import AestheticScorer, ScorerEnsemble
-from doodl.transfer import TransferFit, apply_transfer
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EnhanceProblem:
         protect: (B, 1, H, W) in [0, 1]: the share of the source that stays; None: nothing must.
         fidelity_weights: (B,), what each photo pays for its mean squared change.
         starts: (B, 3, H, W) in [-1, 1], the views as the noise started, which that change is
-            measured from (`doodl.warm_start`).
+            measured from (`doodl.editing.start`).
     """
 
     backbone: Backbone

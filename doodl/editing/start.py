@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doodl.config import EditConfig
+from doodl.delivery.mask import keep_protected_view
+from doodl.delivery.transfer.guide import luminance
+from doodl.editing.objective import Aim
 from doodl.guidance.guidance import Guidance, GuideRow
-from doodl.objective import Aim
-from doodl.protection import keep_protected_view
-from doodl.transfer.guide import luminance
+from doodl.recipes.config import EditConfig
 
 SHARES = (0.35, 0.7, 1.0)
 """Shares of a stretch that are laid before the guide."""

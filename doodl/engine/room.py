@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from doodl.batching import Arrival
-from doodl.config import parse_memory
-from doodl.edit import PhotoEditor
-from doodl.methods import Slot
-from doodl.network_call import activation_bytes, saved_bytes
+from doodl.editing.editor import PhotoEditor
+from doodl.editing.methods import Slot
+from doodl.engine.network_call import activation_bytes, saved_bytes
+from doodl.engine.sampling import sampler_of
+from doodl.engine.stream import Arrival
 from doodl.optimise import LatentState
-from doodl.sampling import sampler_of
+from doodl.recipes.config import parse_memory
 
 MARGIN = 1.5
 """Over what is kept: gradients on the way back, and what a layer needs while it works. On the CPU
@@ -27,7 +27,7 @@ _LIMITS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
 
 
 class FittingRoom:
-    """Says how many photos of a frame's size fit in the memory there is; a `doodl.batching.Room`.
+    """Says how many photos of a frame's size fit in the memory there is: a `stream.Room`.
 
     Each frame's size is measured once, by one call of the network and one loss of a photo.
 

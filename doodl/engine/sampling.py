@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from doodl import moves
-from doodl.config import SamplerConfig
-from doodl.network_call import PredictNoise, epsilon_of
+from doodl.engine.network_call import PredictNoise, epsilon_of
+from doodl.recipes.config import SamplerConfig
 from doodl.schedule import Schedule
 
 

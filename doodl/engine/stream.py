@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from doodl.editing.methods import Slot, Way
+from doodl.editing.objective import EnhanceProblem
+from doodl.engine.overlap import Behind
 from doodl.errors import DoodlError
-from doodl.methods import Slot, Way
-from doodl.objective import EnhanceProblem
 from doodl.optimise import LatentState
-from doodl.overlap import Behind
 
 OnIteration = Callable[[int, LatentState], None]
 """Called with the request's place among all and its state, after each iteration."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from doodl.network_call import PredictNoise, remembered_activation_bytes, with_graph
+from doodl.engine.network_call import PredictNoise, remembered_activation_bytes, with_graph
 
 PullBack = Callable[[Tensor], Tensor]
 """`pull_back(cotangent) -> J^T cotangent`, J the derivative of a call's epsilon in its latents."""

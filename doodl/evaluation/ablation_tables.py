@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from doodl.evaluation.ablations import ABLATIONS
-from doodl.evaluation.bootstrap import Interval
-from doodl.evaluation.figures import (
+from doodl.evaluation.rows import Row
+from doodl.evaluation.run import Evaluation
+from doodl.evaluation.tables import Table, plain
+from doodl.measures.bootstrap import Interval
+from doodl.measures.figures import (
     CALLS,
     CLEAN_GAIN,
     DELIVERED,
@@ -20,9 +23,6 @@ from doodl.evaluation.figures import (
     paired,
     summarise,
 )
-from doodl.evaluation.rows import Row
-from doodl.evaluation.run import Evaluation
-from doodl.evaluation.tables import Table, plain
 
 BASE = "edit"
 _COSTS = (RMS, DELIVERED, SECONDS, CALLS)

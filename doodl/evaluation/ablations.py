@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from doodl.config import EditConfig
-from doodl.presets import sampler_overrides
+from doodl.recipes.config import EditConfig
+from doodl.recipes.presets import sampler_overrides
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from doodl.errors import PhotoError
 from doodl.images import Photo, decode_photo
-from doodl.pocket.degrade import TONE, degrade
-from doodl.pocket.recipes import RECIPES
+from doodl.pocket.training.degrade import TONE, degrade
+from doodl.pocket.training.recipes import RECIPES
 
 SETS = ("dulled", "untouched")
 

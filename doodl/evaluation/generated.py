@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from doodl import moves, sampling
+from doodl import moves
 from doodl.backbones import Backbone
-from doodl.config import SamplerConfig
+from doodl.engine import sampling
 from doodl.errors import DoodlError
-from doodl.evaluation.bootstrap import Interval, bootstrap_interval
-from doodl.evaluation.figures import SHARE, Figure
-from doodl.evaluation.frechet import frechet_distance
 from doodl.evaluation.tables import Table
+from doodl.measures.bootstrap import Interval, bootstrap_interval
+from doodl.measures.figures import SHARE, Figure
+from doodl.measures.frechet import frechet_distance
 from doodl.pocket import weights_dir
-from doodl.pocket.captions import FLOWERS, load_tokenizer
 from doodl.pocket.scorer import load_scorer, tokenize
+from doodl.pocket.training.captions import FLOWERS, load_tokenizer
+from doodl.recipes.config import SamplerConfig
 
 CAPTIONS = (
     "a photo of a daisy",

@@ -27,13 +27,13 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from doodl.backbones import Backbone
-from doodl.config import EditConfig
-from doodl.edit import EditRequest, EditResult, PhotoEditor
+from doodl.editing.editor import EditRequest, EditResult, PhotoEditor
+from doodl.editing.objective import Aim
 from doodl.errors import DoodlError
 from doodl.evaluation.ablations import ABLATIONS, Ablation, changed
 from doodl.evaluation.unets import CountedUNet, without_noise
 from doodl.images import Photo, encode_photo
-from doodl.objective import Aim
+from doodl.recipes.config import EditConfig
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _full_depth(
 
 
 def _without_diffusion(name: str) -> RunMethod:
-    """Return the method of `doodl.methods` that optimises what it names, its knob the rate."""
+    """Return the method of `editing.methods` that optimises what it names; its knob is the rate."""
 
     def run(
         editor: PhotoEditor, requests: Sequence[EditRequest], strength: float
@@ -225,7 +225,7 @@ def _belm(
 
 
 def _step_by_step(name: str, *, steps: int | None = None) -> RunMethod:
-    """Return the method of `doodl.methods` that guides each step, its knob the guidance.
+    """Return the method of `doodl.editing.methods` that guides each step, its knob the guidance.
 
     Args:
         steps: T; None leaves it as the preset has it.

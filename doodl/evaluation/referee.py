@@ -10,10 +10,10 @@ import torch
 
 from doodl.errors import ModelError
 from doodl.evaluation.cases import Source
+from doodl.guidance.towers import load_tower
 from doodl.images import decode_photo
 from doodl.pocket import weights_dir
 from doodl.scores import AestheticScorer, load_aesthetic_head
-from doodl.towers import load_tower
 
 
 def default_referee() -> Path:
@@ -40,11 +40,11 @@ def check_referee(folder: str, sources: Sequence[Source], limit: int = 96) -> di
     How often it ranks the less damaged of two versions of a photo higher, by type of damage. None
     for fewer than two photos, or if the folder is no pocket scorer, whose text tower is needed too.
     """
-    from doodl.pocket.captions import load_tokenizer
-    from doodl.pocket.measure import measure_scorer
-    from doodl.pocket.photos import PhotoSet
-    from doodl.pocket.recipes import RECIPES
     from doodl.pocket.scorer import load_scorer
+    from doodl.pocket.training.captions import load_tokenizer
+    from doodl.pocket.training.measure import measure_scorer
+    from doodl.pocket.training.photos import PhotoSet
+    from doodl.pocket.training.recipes import RECIPES
 
     path = Path(folder)
     if len(sources) < 2 or not (path / "tokenizer.json").is_file():

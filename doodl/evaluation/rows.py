@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from doodl.config import EditConfig, without_later_values
-from doodl.edit import PhotoEditor
+from doodl.editing.editor import PhotoEditor
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Case, Prepared
 from doodl.evaluation.methods import Cost, Edited
-from doodl.evaluation.metrics import distance_db, neutral_drift, rms_change
-from doodl.fidelity import ssim
 from doodl.images import Photo, decode_photo
+from doodl.images.thumbnails import thumbnail
+from doodl.measures.fidelity import ssim
+from doodl.measures.metrics import distance_db, neutral_drift, rms_change
+from doodl.recipes.config import EditConfig, without_later_values
 from doodl.scores import AestheticScorer
-from doodl.thumbnails import thumbnail
 
 Row = dict[str, Any]
 """One photo under one method and direction; the fields are COLUMNS'."""

@@ -18,7 +18,7 @@ from doodl.evaluation.strengths import Strength
 from doodl.evaluation.work import EditTask, EvaluationSpec, TuneTask, run_edit, run_tune
 from doodl.evaluation.workers import Submit, completed, finished, result_of, workers_of
 from doodl.images import view_size_px
-from doodl.thumbnails import thumbnail
+from doodl.images.thumbnails import thumbnail
 
 
 class Observer(Protocol):

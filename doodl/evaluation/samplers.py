@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 import doodl
-from doodl.evaluation.bootstrap import Interval, bootstrap_interval
 from doodl.evaluation.cases import Source
-from doodl.evaluation.figures import Figure
 from doodl.evaluation.generated import (
     SampleSpec,
     decoded,
@@ -42,7 +40,9 @@ from doodl.evaluation.sheets import Cell, write_sheets
 from doodl.evaluation.store import write_whole
 from doodl.evaluation.tables import Table, markdown, markdown_text
 from doodl.evaluation.unets import CountedUNet
-from doodl.pocket.photos import center_crops
+from doodl.measures.bootstrap import Interval, bootstrap_interval
+from doodl.measures.figures import Figure
+from doodl.pocket.training.photos import center_crops
 
 REFERENCE = "edict"
 _SHEET_ROWS = 20

@@ -28,11 +28,11 @@ from doodl.evaluation.generated import (
 from doodl.evaluation.sheets import Cell, write_sheets
 from doodl.evaluation.store import write_whole
 from doodl.evaluation.tables import Table, markdown, markdown_text
-from doodl.hub import find_model
 from doodl.images import decode_photo
+from doodl.models.hub import find_model
+from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.pocket.photos import PhotoSet, center_crops
-from doodl.revisions import folder_revision
+from doodl.pocket.training.photos import PhotoSet, center_crops
 from doodl.scores import AestheticScorer, load_scorer
 
 BATCH = 16

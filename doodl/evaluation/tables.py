@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from doodl.evaluation.bootstrap import Interval
 from doodl.evaluation.cases import GROUPS
-from doodl.evaluation.figures import (
+from doodl.evaluation.methods import METHODS
+from doodl.evaluation.rows import Row
+from doodl.evaluation.run import Evaluation
+from doodl.measures.bootstrap import Interval
+from doodl.measures.figures import (
     CLEAN_GAIN,
     DOWN,
     DULLED,
@@ -29,9 +32,6 @@ from doodl.evaluation.figures import (
     paired,
     summarise,
 )
-from doodl.evaluation.methods import METHODS
-from doodl.evaluation.rows import Row
-from doodl.evaluation.run import Evaluation
 
 # What fits a terminal; the Markdown has every figure, with intervals.
 _BRIEF = (MOVED, NOT_AGAINST, REFEREE, NEARER, CLEAN_GAIN, SOURCE_DB, WHITES, SECONDS)

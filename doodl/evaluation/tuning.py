@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from doodl.config import EditConfig
 from doodl.evaluation.ablation_tables import ablation_tables
 from doodl.evaluation.ablations import ABLATIONS, changed
-from doodl.evaluation.figures import CLEAN_GAIN
 from doodl.evaluation.guided.ablation_tables import guided_ablation_tables
 from doodl.evaluation.guided.run import GuidedEvaluation
 from doodl.evaluation.run import Evaluation
 from doodl.evaluation.tables import Table
+from doodl.measures.figures import CLEAN_GAIN
+from doodl.recipes.config import EditConfig
 
 
 def photo_tuning_tables(evaluation: Evaluation) -> list[Table]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from doodl.config import EditConfig
-from doodl.edit import load_editor
+from doodl.editing.editor import load_editor
 from doodl.evaluation.cases import Case, Draw, Prepared, prepare
 from doodl.evaluation.methods import (
     DEFAULT_METHODS,
@@ -21,7 +20,6 @@ from doodl.evaluation.methods import (
     make_request,
     run_method,
 )
-from doodl.evaluation.metrics import rms_change
 from doodl.evaluation.referee import load_referee
 from doodl.evaluation.rows import (
     Measured,
@@ -34,10 +32,12 @@ from doodl.evaluation.rows import (
 from doodl.evaluation.strengths import Strength, match_strength
 from doodl.guidance.revisions import all_revisions
 from doodl.guidance.spec import parse_guides
-from doodl.hub import find_model
 from doodl.images import decode_photo
+from doodl.measures.metrics import rms_change
+from doodl.models.hub import find_model
+from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.revisions import folder_revision
+from doodl.recipes.config import EditConfig
 
 
 @dataclass(frozen=True)

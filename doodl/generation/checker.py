@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doodl.backbones.components import load_component
-from doodl.configs import read_config
 from doodl.errors import ModelError
+from doodl.models.configs import read_config
 
 _CARE = 0.01
 """How much nearer a concept counts when the image is near a concept of special care."""

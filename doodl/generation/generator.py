@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone
-from doodl.batching import OnIteration
-from doodl.checkpoints import state_from_bytes
-from doodl.config import EditConfig
-from doodl.denoiser import NoisePredictor
+from doodl.backbones.denoiser import NoisePredictor
+from doodl.engine.checkpoints import state_from_bytes
+from doodl.engine.sampling import check_sampler, denoise_to, generate
+from doodl.engine.stream import OnIteration
 from doodl.errors import DoodlError, OptimisationError, RequestError
 from doodl.generation.delivery import Delivery
 from doodl.generation.judge import Judge
@@ -23,7 +23,7 @@ from doodl.generation.safety import SafetyCheck
 from doodl.guidance.guidance import BoundGuidance, Guidance
 from doodl.guidance.spec import GuideSpec
 from doodl.optimise import LatentState, optimise
-from doodl.sampling import check_sampler, denoise_to, generate
+from doodl.recipes.config import EditConfig
 from doodl.schedule import Schedule
 
 logger = logging.getLogger(__name__)

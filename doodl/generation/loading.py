@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from doodl.backbones import load_backbone
-from doodl.config import EditConfig
 from doodl.generation.generator import ImageGenerator
 from doodl.generation.judge import load_judge
 from doodl.generation.safety import load_safety
 from doodl.guidance.guidance import Guidance, load_guidance
 from doodl.guidance.spec import GuideSpec, parse_guides
-from doodl.hub import find_model
+from doodl.models.hub import find_model
+from doodl.recipes.config import EditConfig
 
 
 def load_generator(

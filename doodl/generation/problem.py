@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone
-from doodl.config import CropConfig, SamplerConfig
-from doodl.denoiser import NoisePredictor
+from doodl.backbones.denoiser import NoisePredictor
+from doodl.engine.sampling import generate
 from doodl.guidance.guidance import BoundGuidance
 from doodl.optimise import Judgement
-from doodl.sampling import generate
+from doodl.recipes.config import CropConfig, SamplerConfig
 from doodl.schedule import Schedule
 
 

@@ -46,12 +46,12 @@ def load_safety(folder: Path, choice: str, *, device: str | torch.device = "cpu"
         raise ValueError(f"safety_checker (={choice!r}) must be one of {', '.join(CHOICES)}.")
     if choice == "off":
         return SafetyCheck(None, "off")
-    if importlib.util.find_spec("doodl.safety") is None:
+    if importlib.util.find_spec("doodl.generation.checker") is None:
         if (folder / "safety_checker").is_dir():
             raise ModelError(
                 f"{folder.name} ships a safety checker, which this version cannot load; "
                 "give --safety-checker off to do without it."
             )
         return SafetyCheck(None)
-    load_safety_checker = importlib.import_module("doodl.safety").load_safety_checker
+    load_safety_checker = importlib.import_module("doodl.generation.checker").load_safety_checker
     return SafetyCheck(load_safety_checker(folder, device=device), "none")

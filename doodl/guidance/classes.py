@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from doodl.configs import read_config
+from doodl.models.configs import read_config
 
 _NAMED_CLASSES = 8
 

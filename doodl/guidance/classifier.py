@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from doodl.guidance.classes import find_class
 from doodl.guidance.crops import CropViews
 from doodl.guidance.terms import Assessment, GuideRow
-from doodl.towers import ImageNetwork
+from doodl.guidance.towers import ImageNetwork
 
 
 class Classifier(ImageNetwork):

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.config import CropConfig
-from doodl.towers import ImageNetwork, clamp_straight_through
+from doodl.guidance.towers import ImageNetwork, clamp_straight_through
+from doodl.recipes.config import CropConfig
 
 
 def multicrop(

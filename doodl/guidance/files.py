@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from doodl.errors import ModelError
-from doodl.weights import one_line
+from doodl.models.weights import one_line
 
 LOAD_ERRORS = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, EOFError,

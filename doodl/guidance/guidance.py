@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from doodl.config import CropConfig
 from doodl.guidance.aesthetic import AestheticGuide
 from doodl.guidance.classifier import ClassifierGuide
 from doodl.guidance.crops import CropViews
@@ -17,9 +16,10 @@ from doodl.guidance.pixels import FidelityGuide, SymmetryGuide, load_callable
 from doodl.guidance.similarity import SubjectGuide, TextGuide
 from doodl.guidance.spec import BCE, POCKET_CLASSIFIER, GuideSpec
 from doodl.guidance.terms import Assessment, BoundGuide, Guide, GuideRow
+from doodl.guidance.towers import LAION_B32, LAION_G14, LAION_L14, ImageTower, TowerName, load_tower
 from doodl.pocket import weights_dir
+from doodl.recipes.config import CropConfig
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
-from doodl.towers import LAION_B32, LAION_G14, LAION_L14, ImageTower, TowerName, load_tower
 
 __all__ = ["BoundGuidance", "Guidance", "GuideRow", "load_guidance"]
 

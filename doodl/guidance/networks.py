@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from doodl.configs import check_configs, read_config
 from doodl.errors import ModelError
 from doodl.guidance.classes import labels_beside
 from doodl.guidance.classifier import Classifier
@@ -21,8 +20,9 @@ from doodl.guidance.files import (
 from doodl.guidance.revisions import is_timm_name, split_class
 from doodl.guidance.spec import POCKET_CLASSIFIER
 from doodl.guidance.wsdan import IMAGENET_MEAN, IMAGENET_STD, build_wsdan, is_wsdan
+from doodl.models.configs import check_configs, read_config
+from doodl.models.weights import check_finite, check_loaded, load_tensors, one_line
 from doodl.pocket import weights_dir
-from doodl.weights import check_finite, check_loaded, load_tensors, one_line
 
 # config.json comes from outside: only these classes of transformers are made on its word.
 _HF_CLASSES = frozenset(

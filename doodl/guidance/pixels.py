@@ -12,7 +12,7 @@ from torch import Tensor
 
 from doodl.guidance.crops import CropViews
 from doodl.guidance.terms import Assessment, GuideRow
-from doodl.towers import clamp_straight_through
+from doodl.guidance.towers import clamp_straight_through
 
 
 def symmetry_loss(images: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from pathlib import Path
 from doodl.errors import ModelError
 from doodl.guidance.classes import find_class, labels_file, told_labels
 from doodl.guidance.spec import BCE, POCKET_CLASSIFIER, SCORER_NAMES, GuideSpec, parse_guide
+from doodl.models.revisions import file_revision, files_revision, folder_revision
+from doodl.models.tower_files import TOWER_CONFIG, tower_files
 from doodl.pocket import weights_dir
-from doodl.revisions import file_revision, files_revision, folder_revision
-from doodl.tower_files import TOWER_CONFIG, tower_files
 
 UNKNOWN_CLASSIFIER = (
     f"is none that is here: give {POCKET_CLASSIFIER}, a folder with config.json and "

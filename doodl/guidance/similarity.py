@@ -11,7 +11,7 @@ from torch import Tensor
 
 from doodl.guidance.crops import CropViews
 from doodl.guidance.terms import Assessment, GuideRow
-from doodl.towers import ImageTower
+from doodl.guidance.towers import ImageTower
 
 
 def spherical_distance(u: Tensor, v: Tensor) -> Tensor:

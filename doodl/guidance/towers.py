@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from doodl.configs import check_configs
 from doodl.errors import ModelError
-from doodl.tower_files import TOWER_CONFIG, tower_weights
-from doodl.weights import check_finite, check_whole, one_line
+from doodl.models.configs import check_configs
+from doodl.models.tower_files import TOWER_CONFIG, tower_weights
+from doodl.models.weights import check_finite, check_whole, one_line
 
 _LOAD_ERRORS = (
     OSError,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from doodl.errors import ModelError
-from doodl.weights import check_finite, load_tensors, one_line
+from doodl.models.weights import check_finite, load_tensors, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

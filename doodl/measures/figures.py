@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from doodl.evaluation.bootstrap import Interval, bootstrap_interval
 from doodl.evaluation.rows import Row
+from doodl.measures.bootstrap import Interval, bootstrap_interval
 
 SHARE = "share"
 

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from doodl.evaluation.bootstrap import Interval, bootstrap_interval
+from doodl.measures.bootstrap import Interval, bootstrap_interval
 
 DRAW = "draw"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from doodl.fidelity import psnr_db
+from doodl.measures.fidelity import psnr_db
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # Rec. 709
 NEUTRAL_CHROMA = 0.05

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from doodl.errors import ModelError
-from doodl.hub import COMPONENTS, KNOWN, WEIGHTS, hub_cache, missing_parts, split_id
+from doodl.models.hub import COMPONENTS, KNOWN, WEIGHTS, hub_cache, missing_parts, split_id
 
 _CONFIGS = re.compile(rf"(?:{'|'.join(COMPONENTS)})/[\w.-]+\.(?:json|txt|model)", re.ASCII)
 _ROOT_FILES = re.compile(r"model_index\.json|LICENSE(?:\.\w+)?", re.ASCII | re.IGNORECASE)

@@ -19,21 +19,21 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.captions import load_tokenizer, train_tokenizer
-from doodl.pocket.loop import Budget, LoopReport
-from doodl.pocket.measure import measure_scorer
-from doodl.pocket.photos import PhotoSet, load_photos, split_photos
-from doodl.pocket.recipes import RECIPES
 from doodl.pocket.scorer import save_scorer
-from doodl.pocket.train_autoencoder import reconstruction_db, train_autoencoder
-from doodl.pocket.train_classifier import (
+from doodl.pocket.training.captions import load_tokenizer, train_tokenizer
+from doodl.pocket.training.loop import Budget, LoopReport
+from doodl.pocket.training.measure import measure_scorer
+from doodl.pocket.training.photos import PhotoSet, load_photos, split_photos
+from doodl.pocket.training.recipes import RECIPES
+from doodl.pocket.training.train_autoencoder import reconstruction_db, train_autoencoder
+from doodl.pocket.training.train_classifier import (
     accuracy,
     flowers_of,
     save_classifier,
     train_classifier,
 )
-from doodl.pocket.train_tower import train_scorer
-from doodl.pocket.train_unet import save_pipeline, train_unet, validation_loss
+from doodl.pocket.training.train_tower import train_scorer
+from doodl.pocket.training.train_unet import save_pipeline, train_unet, validation_loss
 
 PARTS = ("autoencoder", "tower", "judge", "referee", "unet", "classifier")
 # How `all` shares its minutes.

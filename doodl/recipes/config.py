@@ -22,7 +22,7 @@ def default_mix_weight(num_inference_steps: int) -> float:
 
 SAMPLERS = ("edict", "belm")
 METHODS = ("doodl", "one-step", "hybrid", "pixel", "autoencoder")
-"""How a photo is edited; see `doodl.methods`."""
+"""How a photo is edited; see `doodl.editing.methods`."""
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
@@ -189,13 +189,13 @@ class EditConfig:
             hardly. None leaves the weight the same for all.
         neutral_weight: weight of the mean squared chroma that near-neutral pixels take on.
         warm_start: with direction up and an aesthetic guide, the noise starts at the photo with its
-            levels stretched, where the guide prefers it (`doodl.warm_start`).
+            levels stretched, where the guide prefers it (`doodl.editing.start`).
         stop_score: with direction up, a photo whose delivered frame scores this is good enough.
         judge_tolerance: points that the judge may fall where no aesthetic guide asks it to rise.
         judge_slack: points that the judge may fall where an aesthetic guide rose by more.
         max_change: fidelity budget: the delivered file's largest RMS change, as a share of the
             full range (0.1 is a PSNR of 20 dB); None is no budget.
-        method: doodl | one-step | hybrid | pixel | autoencoder (`doodl.methods`).
+        method: doodl | one-step | hybrid | pixel | autoencoder (`doodl.editing.methods`).
         step_guidance: one-step and hybrid: weight of the gradient in each step's noise prediction.
     """
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from doodl.config import EditConfig, OptimiserConfig, SamplerConfig, preset
+from doodl.recipes.config import EditConfig, OptimiserConfig, SamplerConfig, preset
 
 
 @dataclass(frozen=True)

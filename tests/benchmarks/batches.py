@@ -35,15 +35,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from doodl.config import preset
-from doodl.edit import EditRequest, EditResult, PhotoEditor, load_editor
+from doodl.editing.editor import EditRequest, EditResult, PhotoEditor, load_editor
+from doodl.editing.methods import Slot
+from doodl.editing.objective import Aim
+from doodl.engine.overlap import read_ahead
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Draw, draw_cases, prepare
 from doodl.images import decode_photo
-from doodl.methods import Slot
-from doodl.objective import Aim
-from doodl.overlap import read_ahead
-from doodl.presets import QUALITIES
+from doodl.recipes.config import preset
+from doodl.recipes.presets import QUALITIES
 from pipeline.evaluation import read_sources
 from tests.benchmarks.harness import finish, isolated, measure, parser
 from tests.benchmarks.harness import prepare as prepare_torch

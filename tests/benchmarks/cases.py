@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doodl.config import SamplerConfig, parse_memory
-from doodl.network_call import activation_bytes
-from doodl.sampling import denoise_to, generate, sampler_of
+from doodl.engine.network_call import activation_bytes
+from doodl.engine.sampling import denoise_to, generate, sampler_of
+from doodl.recipes.config import SamplerConfig, parse_memory
 from tests.benchmarks.harness import isolated, measure
 from tests.benchmarks.limit import Calls, seconds
 from tests.benchmarks.models import Workload

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from doodl.change import Change, change_to_bytes
-from doodl.delivery import Delivery, restrength
+from doodl.delivery.change import Change, change_to_bytes
+from doodl.delivery.deliver import Delivery, restrength
 from doodl.images import decode_photo, deep, model_view
 from tests.benchmarks.edit_large_photo import jpeg
 

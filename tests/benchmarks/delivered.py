@@ -19,10 +19,10 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from doodl.config import preset
-from doodl.edit import EditRequest, load_editor
+from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.objective import Aim
 from doodl.images import decode_photo
-from doodl.objective import Aim
+from doodl.recipes.config import preset
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 NEUTRAL_CHROMA = 5  # CIELAB, at and below which a pixel counts as near neutral

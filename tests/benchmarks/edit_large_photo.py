@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from doodl.config import preset
-from doodl.edit import EditRequest, load_editor
+from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.objective import Aim
 from doodl.images import decode_photo
-from doodl.objective import Aim
+from doodl.recipes.config import preset
 from tests.photos import pixels
 
 

@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from doodl.config import EditConfig, preset
-from doodl.edit import EditRequest, EditResult, PhotoEditor, load_editor
-from doodl.evaluation.bootstrap import bootstrap_interval
+from doodl.editing.editor import EditRequest, EditResult, PhotoEditor, load_editor
+from doodl.editing.objective import Aim
 from doodl.evaluation.cases import Case, Draw, Source, draw_cases, prepare
 from doodl.evaluation.referee import default_referee, load_referee
 from doodl.evaluation.rows import fingerprint
 from doodl.images import decode_photo
-from doodl.objective import Aim
+from doodl.measures.bootstrap import bootstrap_interval
+from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.revisions import folder_revision
+from doodl.recipes.config import EditConfig, preset
 from pipeline.evaluation import read_sources
 from tests.benchmarks.plan_scale import machine
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from doodl.config import parse_memory
+from doodl.recipes.config import parse_memory
 from tests.benchmarks.cases import (
     BASELINES,
     RELEASED,

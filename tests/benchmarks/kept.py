@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from doodl.delivery import Delivery, deliver
+from doodl.delivery.deliver import Delivery, deliver
 from doodl.images import Photo, decode_photo, model_view
 from doodl.images.tiff import Tag, read_tags, write_tags
 from tests.doodl.photo_files import XMP, cmyk_profile, exif_block, picture, save, wide_gamut_profile

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from doodl import moves
-from doodl.config import SamplerConfig
-from doodl.sampling import denoise_to
+from doodl.engine.sampling import denoise_to
+from doodl.recipes.config import SamplerConfig
 from tests.benchmarks.harness import Measured, finish, isolated, measure, parser, prepare
 from tests.benchmarks.models import SIZES, Workload, workload
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doodl.denoiser import NoisePredictor
+from doodl.backbones.denoiser import NoisePredictor
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 
 
@@ -134,7 +134,7 @@ def workload(size: str, device: torch.device, dtype: torch.dtype) -> Workload:
     loss: Callable[[Tensor], Tensor] = _of_latents
     if size == "pocket":
         from doodl.backbones import load_backbone
-        from doodl.hub import find_model
+        from doodl.models.hub import find_model
 
         backbone = load_backbone(find_model("pocket"), device=device, dtype=dtype)
         side = 128 // backbone.latent_factor

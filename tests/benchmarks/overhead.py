@@ -32,7 +32,7 @@ from tests.fakes import SECONDS
 from tests.photos import collection
 
 FAKE = "tests.fakes:load_editor"
-REAL = "doodl.edit:load_editor"
+REAL = "doodl.editing.editor:load_editor"
 
 
 def bare_loop(photos: Path, editor: str) -> float:

@@ -33,8 +33,7 @@ from typing import Any
 
 import torch
 
-from doodl.config import EditConfig, preset
-from doodl.edit import PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.evaluation.cases import Case, Draw, Prepared, draw_cases, prepare
 from doodl.evaluation.methods import METHODS, Cost, counted, make_request, run_method
 from doodl.evaluation.referee import default_referee, load_referee
@@ -42,6 +41,7 @@ from doodl.evaluation.rows import Measured, Models, Row, Run, case_id, measure
 from doodl.evaluation.store import Store
 from doodl.evaluation.work import EvaluationSpec
 from doodl.evaluation.workers import completed, result_of, workers_of
+from doodl.recipes.config import EditConfig, preset
 from pipeline.evaluation import read_sources
 from tests.benchmarks.cases import RELEASED
 from tests.benchmarks.cases import Case as IterationCase

@@ -28,13 +28,19 @@ from scipy import ndimage
 from torch import Tensor
 
 from doodl.backbones import Backbone, load_backbone
-from doodl.delivery import Delivery, deliver
+from doodl.delivery.deliver import Delivery, deliver
+from doodl.delivery.transfer import apply_transfer, apply_transfer_to_pixels, fit_transfer
+from doodl.delivery.transfer.fit import (
+    _gaussian_windows,
+    _matmul,
+    _outer,
+    _ridge_inverse,
+    _smoothing,
+)
+from doodl.delivery.transfer.guide import CHANNELS, guide_of, spline_weights
 from doodl.images import Photo, decode_photo, model_view
 from doodl.pocket import weights_dir
-from doodl.pocket.degrade import degrade
-from doodl.transfer import apply_transfer, apply_transfer_to_pixels, fit_transfer
-from doodl.transfer.fit import _gaussian_windows, _matmul, _outer, _ridge_inverse, _smoothing
-from doodl.transfer.guide import CHANNELS, guide_of, spline_weights
+from doodl.pocket.training.degrade import degrade
 
 WORKING_PX = 128
 SEVERITY = 0.5

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from doodl.config import EditConfig, preset
-from doodl.evaluation.bootstrap import RESAMPLES, bootstrap_interval
 from doodl.evaluation.rows import Row
-from doodl.presets import QUALITIES, quality_overrides, sampler_overrides
+from doodl.measures.bootstrap import RESAMPLES, bootstrap_interval
+from doodl.recipes.config import EditConfig, preset
+from doodl.recipes.presets import QUALITIES, quality_overrides, sampler_overrides
 
 PRESET = "pocket"
 REFERENCE = "paper"

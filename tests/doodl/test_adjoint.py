@@ -7,11 +7,11 @@ from torch import nn
 
 from doodl import moves
 from doodl.adjoint import generate_with_grad
-from doodl.config import default_mix_weight, parse_memory
 from doodl.edict import generate
-from doodl.network_call import _measured, activation_bytes
+from doodl.engine.network_call import _measured, activation_bytes
+from doodl.engine.tape import Tape
+from doodl.recipes.config import default_mix_weight, parse_memory
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
-from doodl.tape import Tape
 from tests.doodl.predictors import SmallNet, analytic, pair
 
 ALPHAS = stable_diffusion_alphas_cumprod()

@@ -13,11 +13,11 @@ from diffusers import (
 
 from doodl.adjoint import generate_with_grad
 from doodl.backbones import load_backbone
-from doodl.config import EditConfig, OptimiserConfig, SamplerConfig
 from doodl.edict import generate, invert
-from doodl.edit import EditRequest, PhotoEditor
+from doodl.editing.editor import EditRequest, PhotoEditor
+from doodl.editing.objective import Aim
 from doodl.images import decode_photo
-from doodl.objective import Aim
+from doodl.recipes.config import EditConfig, OptimiserConfig, SamplerConfig
 from doodl.scores import load_scorer
 from tests.doodl.tiny_models import KINDS, make_folder
 from tests.photos import jpeg

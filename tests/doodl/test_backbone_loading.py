@@ -13,7 +13,7 @@ from doodl.backbones.check import check_backbone
 from doodl.backbones.clip_tokenizer import clip_tokenizer
 from doodl.backbones.published import PUBLISHED
 from doodl.errors import ModelError
-from doodl.hub import missing_parts
+from doodl.models.hub import missing_parts
 from tests.doodl.tiny_models import make_folder, unet
 
 CLASSES = {

@@ -8,13 +8,13 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from doodl.backbones import load_backbone
-from doodl.config import EditConfig, OptimiserConfig, SamplerConfig
 from doodl.edict import generate, invert
-from doodl.edit import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.objective import Aim
 from doodl.errors import ModelError
 from doodl.images import decode_photo
-from doodl.objective import Aim
 from doodl.pocket import weights_dir
+from doodl.recipes.config import EditConfig, OptimiserConfig, SamplerConfig
 from doodl.scores import load_scorer
 from tests.photos import jpeg
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from doodl.batching import edit_continuously
-from doodl.checkpoints import state_to_bytes
-from doodl.config import preset
-from doodl.edit import EditRequest, load_editor
+from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.methods import Slot
+from doodl.editing.objective import Aim
+from doodl.engine.checkpoints import state_to_bytes
+from doodl.engine.stream import edit_continuously
 from doodl.errors import InversionError
 from doodl.images import decode_photo
-from doodl.methods import Slot
-from doodl.objective import Aim
 from doodl.optimise import LatentState
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 

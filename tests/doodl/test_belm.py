@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from doodl import moves
-from doodl.config import SamplerConfig
-from doodl.sampling import denoise_to, noise_first
+from doodl.engine.sampling import denoise_to, noise_first
+from doodl.recipes.config import SamplerConfig
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import SmallNet, analytic, pair
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from doodl.config import CropConfig
 from doodl.errors import ModelError
 from doodl.guidance.classifier import ClassifierGuide, class_losses
 from doodl.guidance.crops import CropViews
@@ -21,6 +20,7 @@ from doodl.guidance.networks import load_classifier
 from doodl.guidance.revisions import split_class
 from doodl.guidance.spec import parse_guides
 from doodl.guidance.wsdan import NamedWSDAN, SequentialWSDAN, build_wsdan
+from doodl.recipes.config import CropConfig
 
 LABELS = ["daisy", "dandelion, blowball", "rose", "sunflower", "tulip"]
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]

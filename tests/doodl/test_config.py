@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from doodl.config import PRESETS, EditConfig, preset
+from doodl.recipes.config import PRESETS, EditConfig, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

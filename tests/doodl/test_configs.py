@@ -9,14 +9,14 @@ import torch
 
 from doodl.backbones import load_backbone
 from doodl.backbones.check import check_backbone
-from doodl.configs import check_configs, read_config
 from doodl.errors import ModelError
+from doodl.generation.checker import load_safety_checker
 from doodl.guidance.networks import load_classifier
 from doodl.guidance.revisions import check_guides
 from doodl.guidance.spec import parse_guides
+from doodl.guidance.towers import load_tower
+from doodl.models.configs import check_configs, read_config
 from doodl.pocket import weights_dir
-from doodl.safety import load_safety_checker
-from doodl.towers import load_tower
 from tests.doodl.test_classifiers import hugging_face_folder
 from tests.doodl.test_weights import safety_checker, single_file, timm_folder
 from tests.doodl.tiny_models import make_folder

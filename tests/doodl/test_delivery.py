@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
-from doodl.change import Change, change_from_bytes, change_to_bytes
-from doodl.delivery import Delivery, deliver, restrength
+from doodl.delivery.change import Change, change_from_bytes, change_to_bytes
+from doodl.delivery.deliver import Delivery, deliver, restrength
+from doodl.delivery.transfer import apply_transfer_to_pixels, fit_transfer
 from doodl.errors import ChangeError
 from doodl.images import Photo, decode_photo, encode_photo, model_view
-from doodl.transfer import apply_transfer_to_pixels, fit_transfer
 from tests.doodl.photo_files import exif_block, picture
 from tests.doodl.photo_files import save as save_image
 from tests.doodl.test_images_deep import deep_picture, png

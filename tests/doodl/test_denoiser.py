@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from doodl.backbones import load_backbone
-from doodl.denoiser import NoisePredictor, call_unet
+from doodl.backbones.denoiser import NoisePredictor, call_unet
 from doodl.edict import generate, invert
 from doodl.pocket import weights_dir
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from doodl.config import default_mix_weight
 from doodl.edict import generate, invert
 from doodl.moves import Mix
+from doodl.recipes.config import default_mix_weight
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import analytic, pair
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from doodl import sampling
 from doodl.adjoint import generate_with_grad
-from doodl.checkpoints import state_to_bytes
-from doodl.config import preset
 from doodl.edict import generate, invert
-from doodl.edit import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.objective import Aim, EnhanceProblem, points_to_go
+from doodl.engine import sampling
+from doodl.engine.checkpoints import state_to_bytes
+from doodl.engine.sampling import round_trip
 from doodl.errors import InversionError, OptimisationError
 from doodl.images import decode_photo
-from doodl.objective import Aim, EnhanceProblem, points_to_go
 from doodl.optimise import LatentState
-from doodl.sampling import round_trip
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 SHORT = replace(
@@ -226,7 +226,7 @@ def test_change_is_measured_from_the_decode_of_the_round_trip(editor, monkeypatc
         decoded.append(latents)
         return decode(latents)
 
-    monkeypatch.setattr("doodl.sampling.generate", lossy)
+    monkeypatch.setattr("doodl.engine.sampling.generate", lossy)
     monkeypatch.setattr(editor.backbone, "decode", recorded)
     source = request(20)
     editor.edit([source])
@@ -251,7 +251,7 @@ def test_delivered_file_is_read_whatever_its_size(editor, monkeypatch):
         return decode_photo(data, max_pixels=max_pixels)
 
     source = request(22)
-    monkeypatch.setattr("doodl.edit.decode_photo", strict)
+    monkeypatch.setattr("doodl.editing.editor.decode_photo", strict)
     assert editor.edit([source])[0].encoded
 
 

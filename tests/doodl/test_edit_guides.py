@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from doodl.config import preset
-from doodl.edit import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.objective import Aim
 from doodl.guidance.guidance import load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.images import decode_photo
-from doodl.objective import Aim
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 SHORT = replace(

@@ -31,8 +31,8 @@ from doodl.evaluation.tables import Table, markdown
 from doodl.evaluation.work import EvaluationSpec
 from doodl.evaluation.workers import WorkerDiedError
 from doodl.pocket import weights_dir
-from doodl.pocket.degrade import TONE, degrade
-from doodl.pocket.recipes import RECIPES
+from doodl.pocket.training.degrade import TONE, degrade
+from doodl.pocket.training.recipes import RECIPES
 from tests.doodl.test_evaluation_methods import QUICK
 from tests.photos import jpeg, pixels
 

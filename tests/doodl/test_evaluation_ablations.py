@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from doodl.config import CropConfig, EditConfig, preset
 from doodl.evaluation.ablation_tables import ablation_tables
 from doodl.evaluation.ablations import ABLATIONS, RATES, acting, changed
 from doodl.evaluation.cases import Draw
@@ -18,6 +17,7 @@ from doodl.evaluation.tuning import guided_tuning_tables, photo_tuning_tables
 from doodl.evaluation.work import EvaluationSpec
 from doodl.guidance.crops import CropViews
 from doodl.pocket import weights_dir
+from doodl.recipes.config import CropConfig, EditConfig, preset
 from tests.doodl.test_evaluation import QUICK, Told, names, sources
 from tests.doodl.test_evaluation_guided import ITEMS
 from tests.doodl.test_evaluation_guided import spec as guided_spec

@@ -10,9 +10,13 @@ from PIL import Image
 from scipy.linalg import sqrtm
 
 from doodl.errors import InversionError
-from doodl.evaluation.bootstrap import bootstrap_interval
 from doodl.evaluation.cases import Case, Prepared, Source
-from doodl.evaluation.figures import (
+from doodl.evaluation.methods import Cost, Edited
+from doodl.evaluation.rows import COLUMNS, Models, Run, measure
+from doodl.evaluation.strengths import match_strength
+from doodl.images import decode_photo
+from doodl.measures.bootstrap import bootstrap_interval
+from doodl.measures.figures import (
     CLEAN_GAIN,
     DULLED,
     MOVED,
@@ -22,12 +26,8 @@ from doodl.evaluation.figures import (
     paired,
     summarise,
 )
-from doodl.evaluation.frechet import frechet_distance, gaussian_distance
-from doodl.evaluation.methods import Cost, Edited
-from doodl.evaluation.metrics import neutral_drift, rms_change
-from doodl.evaluation.rows import COLUMNS, Models, Run, measure
-from doodl.evaluation.strengths import match_strength
-from doodl.images import decode_photo
+from doodl.measures.frechet import frechet_distance, gaussian_distance
+from doodl.measures.metrics import neutral_drift, rms_change
 from tests.photos import pixels
 
 

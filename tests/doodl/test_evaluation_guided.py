@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from doodl.config import preset
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Source
 from doodl.evaluation.guided.measures import Measure
@@ -23,6 +22,7 @@ from doodl.evaluation.guided.spec import (
     subject_items,
 )
 from doodl.evaluation.guided.work import _loaded, _request
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 MEASURES = ("pocket-judge", "pocket-referee")

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from doodl.config import preset
-from doodl.edit import load_editor
+from doodl.editing.editor import load_editor
 from doodl.evaluation.ablations import ABLATIONS
 from doodl.evaluation.methods import (
     METHODS,
@@ -20,9 +19,10 @@ from doodl.evaluation.methods import (
     make_request,
     run_method,
 )
-from doodl.evaluation.metrics import rms_change
 from doodl.evaluation.unets import without_noise
 from doodl.images import decode_photo
+from doodl.measures.metrics import rms_change
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 QUICK = replace(
@@ -67,7 +67,7 @@ def test_every_method_changes_the_photo_and_gives_back_a_whole_file(edits, reque
 
 
 def test_levels_are_the_warm_start_and_no_update_of_it(editor):
-    image = Image.open(files("doodl.samples").joinpath("coffee.jpg")).resize((96, 96))
+    image = Image.open(files("doodl.pocket.samples").joinpath("coffee.jpg")).resize((96, 96))
     file = io.BytesIO()
     Image.fromarray(np.asarray(image) // 3 + np.uint8(140)).save(file, "PNG")
     hazy = decode_photo(file.getvalue())

@@ -20,7 +20,7 @@ from doodl.evaluation.generated import (
 from doodl.evaluation.samplers import SamplersSpec, run_samplers, write_samplers
 from doodl.evaluation.samples import run_samples, write_samples
 from doodl.pocket import weights_dir
-from doodl.pocket.captions import FLOWERS
+from doodl.pocket.training.captions import FLOWERS
 from tests.photos import jpeg
 
 SMALL = SampleSpec(captions=CAPTIONS[:2], number=2, num_inference_steps=4, size_px=64)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from doodl.fidelity import psnr_db, ssim
+from doodl.measures.fidelity import psnr_db, ssim
 
 
 def noise(size, dtype=np.uint8):

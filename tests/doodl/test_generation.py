@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from doodl.checkpoints import state_to_bytes
-from doodl.config import preset
 from doodl.edict import generate
+from doodl.engine.checkpoints import state_to_bytes
 from doodl.errors import ModelError, RequestError
 from doodl.generation import GenerateRequest, ImageGenerator, load_generator
 from doodl.generation.pictures import encode_picture, viewed
@@ -18,6 +17,7 @@ from doodl.generation.safety import SafetyCheck, load_safety
 from doodl.guidance.guidance import GuideRow
 from doodl.guidance.spec import parse_guides
 from doodl.images import decode_photo
+from doodl.recipes.config import preset
 
 PRESET = preset("pocket-text")
 SHORT = replace(

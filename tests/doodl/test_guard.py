@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from doodl.config import preset
-from doodl.edit import EditRequest, PhotoEditor, load_editor
-from doodl.fidelity import delta_e, psnr_db
-from doodl.guard import Fidelity, measure_fidelity, score_objection, verdict
+from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.guard import Fidelity, measure_fidelity, score_objection, verdict
+from doodl.editing.objective import Aim, EnhanceProblem
 from doodl.images import decode_photo
-from doodl.objective import Aim, EnhanceProblem
+from doodl.measures.fidelity import delta_e, psnr_db
 from doodl.optimise import LatentState
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 SHORT = preset("pocket")

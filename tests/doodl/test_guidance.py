@@ -10,29 +10,30 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from doodl import scores, towers
+from doodl import scores
 from doodl.backbones import load_backbone
-from doodl.config import CropConfig
+from doodl.editing.objective import Aim
 from doodl.errors import ModelError
+from doodl.guidance import towers
 from doodl.guidance.aesthetic import aesthetic_loss
 from doodl.guidance.crops import CropViews, crop_count, multicrop
 from doodl.guidance.guidance import SUBJECT_TOWERS
-from doodl.objective import Aim
-from doodl.pocket import weights_dir
-from doodl.scores import (
-    HEADS_FOLDER,
-    PINNED_SHA256,
-    LinearHead,
-    load_aesthetic_head,
-    load_scorer,
-)
-from doodl.towers import (
+from doodl.guidance.towers import (
     LAION_G14,
     OPENAI_B16,
     OPENAI_B32,
     OPENAI_L14,
     clamp_straight_through,
     load_tower,
+)
+from doodl.pocket import weights_dir
+from doodl.recipes.config import CropConfig
+from doodl.scores import (
+    HEADS_FOLDER,
+    PINNED_SHA256,
+    LinearHead,
+    load_aesthetic_head,
+    load_scorer,
 )
 from tests.doodl.tiny_towers import config, tower, write_tower
 

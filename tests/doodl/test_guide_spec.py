@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doodl.config import preset
 from doodl.evaluation.cases import Draw
 from doodl.evaluation.guided.run import _revisions
 from doodl.evaluation.guided.spec import GuidedSpec, Item
@@ -20,8 +19,9 @@ from doodl.guidance.revisions import (
     guide_revisions,
 )
 from doodl.guidance.spec import KINDS, GuideSpec, absolute_guide, parse_guide, parse_guides
+from doodl.models.revisions import file_revision, folder_revision
 from doodl.pocket import weights_dir
-from doodl.revisions import file_revision, folder_revision
+from doodl.recipes.config import preset
 
 VALUED = ("aesthetic", "text", "classifier")
 weights = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from doodl.config import CropConfig
 from doodl.guidance import guidance as guidance_module
 from doodl.guidance.crops import multicrop
 from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
 from doodl.guidance.similarity import SubjectGuide, TextGuide, spherical_distance
 from doodl.guidance.spec import GuideSpec, parse_guides
+from doodl.guidance.towers import LAION_B32, LAION_G14, LAION_L14, load_tower
+from doodl.recipes.config import CropConfig
 from doodl.scores import AestheticScorer, LinearHead, ScorerEnsemble, load_scorer
-from doodl.towers import LAION_B32, LAION_G14, LAION_L14, load_tower
 from tests.doodl.tiny_towers import tower
 
 CROPS = CropConfig(num_crops=3, cut_power=0.3, whole_view=True)
@@ -397,7 +397,7 @@ def test_towers_of_one_size_see_the_same_crops(towers):
 
 
 def replace_clip(network, clip):
-    from doodl.towers import ImageTower
+    from doodl.guidance.towers import ImageTower
 
     clip.weight = nn.Parameter(torch.ones(1))
     mean, std = (tuple(v.flatten().tolist()) for v in (network.mean, network.std))

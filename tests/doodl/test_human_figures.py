@@ -2,7 +2,7 @@
 
 import pytest
 
-from doodl.evaluation.human import (
+from doodl.measures.human import (
     Vote,
     fleiss_kappa,
     pairwise_figures,

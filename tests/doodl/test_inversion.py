@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from doodl.config import preset
+from doodl.editing.inverter import InvertRequest, load_inverter
+from doodl.editing.latent_files import FORMAT, LatentPair, latents_from_bytes, latents_to_bytes
 from doodl.errors import LatentsError
-from doodl.fidelity import psnr_db
 from doodl.images import decode_photo
-from doodl.inversion import InvertRequest, load_inverter
-from doodl.latent_files import FORMAT, LatentPair, latents_from_bytes, latents_to_bytes
+from doodl.measures.fidelity import psnr_db
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 SHORT = replace(preset("pocket"), sampler=replace(preset("pocket").sampler, num_inference_steps=10))

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from doodl import moves
-from doodl.checkpoints import state_to_bytes
-from doodl.config import METHODS, EditConfig, SamplerConfig, preset
-from doodl.edit import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.methods import check_method
+from doodl.editing.methods.identity import LatentBackbone, PixelBackbone, adapted
+from doodl.editing.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
+from doodl.editing.objective import Aim
+from doodl.engine.checkpoints import state_to_bytes
 from doodl.generation import ImageGenerator
 from doodl.images import decode_photo
-from doodl.methods import check_method
-from doodl.methods.identity import LatentBackbone, PixelBackbone, adapted
-from doodl.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
-from doodl.objective import Aim
+from doodl.recipes.config import METHODS, EditConfig, SamplerConfig, preset
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from pipeline.spec import make_spec
 from tests.doodl.predictors import SmallNet, analytic, pair

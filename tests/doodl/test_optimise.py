@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import save
 
 from doodl.adjoint import generate_with_grad
-from doodl.checkpoints import state_from_bytes, state_to_bytes
-from doodl.config import OptimiserConfig
+from doodl.engine.checkpoints import state_from_bytes, state_to_bytes
 from doodl.errors import OptimisationError
 from doodl.optimise import (
     Judgement,
@@ -17,6 +16,7 @@ from doodl.optimise import (
     optimise,
     shape_gradient,
 )
+from doodl.recipes.config import OptimiserConfig
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from tests.doodl.predictors import analytic, pair
 

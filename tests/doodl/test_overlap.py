@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from doodl.overlap import Behind, read_ahead
+from doodl.engine.overlap import Behind, read_ahead
 
 
 def threads():

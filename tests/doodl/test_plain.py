@@ -7,9 +7,9 @@ import torch
 
 from doodl import edict, moves
 from doodl.backbones import load_backbone
-from doodl.config import OptimiserConfig, SamplerConfig
+from doodl.engine.sampling import denoise_to, generate
 from doodl.optimise import Judgement, LatentState, optimise
-from doodl.sampling import denoise_to, generate
+from doodl.recipes.config import OptimiserConfig, SamplerConfig
 
 PLAIN = OptimiserConfig(
     num_optim_steps=2, learning_rate=0.5, grad_clip_value=1e-3, decode_pair=False, patience=0,

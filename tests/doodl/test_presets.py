@@ -2,8 +2,8 @@
 
 import pytest
 
-from doodl.config import PRESETS, EditConfig, preset
-from doodl.presets import MEANINGS, PRESET_NOTES, config_names, preset_values
+from doodl.recipes.config import PRESETS, EditConfig, preset
+from doodl.recipes.presets import MEANINGS, PRESET_NOTES, config_names, preset_values
 
 # Presets of the released code (ALGORITHM, section 5): steps, iterations, p, clip, noise, momentum,
 # tied, renormalised, loss scale, crops, power, CFG, guides.

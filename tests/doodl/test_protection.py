@@ -8,13 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from doodl.config import preset
-from doodl.delivery import Delivery, restrength
-from doodl.edit import EditRequest, load_editor
-from doodl.errors import ProtectionError
-from doodl.images import decode_photo
-from doodl.objective import Aim
-from doodl.protection import (
+from doodl.delivery.deliver import Delivery, restrength
+from doodl.delivery.mask import (
     checked_mask,
     decode_mask,
     joined,
@@ -22,6 +17,11 @@ from doodl.protection import (
     load_protector,
     view_of_mask,
 )
+from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.objective import Aim
+from doodl.errors import ProtectionError
+from doodl.images import decode_photo
+from doodl.recipes.config import preset
 from tests.photos import jpeg, pixels
 
 PHOTO = decode_photo(jpeg(1, (64, 96)))

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from doodl import revisions
 from doodl.errors import ModelError
-from doodl.revisions import folder_revision
+from doodl.models import revisions
+from doodl.models.revisions import folder_revision
 
 
 @pytest.fixture
@@ -124,5 +124,5 @@ def test_nothing_there_is_a_model_error(tmp_path):
 
 
 def test_revisions_import_no_torch():
-    code = "import sys, doodl.revisions, doodl.hub; assert 'torch' not in sys.modules"
+    code = "import sys, doodl.models.revisions, doodl.models.hub; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

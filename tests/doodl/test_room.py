@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from doodl import room
-from doodl.batching import Arrival
-from doodl.config import preset
-from doodl.edit import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.objective import Aim
+from doodl.engine import room
+from doodl.engine.room import MARGIN, FittingRoom, available_bytes, free_bytes, photo_bytes
+from doodl.engine.stream import Arrival
 from doodl.images import decode_photo
-from doodl.objective import Aim
-from doodl.room import MARGIN, FittingRoom, available_bytes, free_bytes, photo_bytes
+from doodl.recipes.config import preset
 from tests.photos import jpeg
 
 CONFIG = replace(

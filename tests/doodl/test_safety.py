@@ -8,7 +8,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 
 from doodl.errors import ModelError
-from doodl.safety import load_safety_checker
+from doodl.generation.checker import load_safety_checker
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 

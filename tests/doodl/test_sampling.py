@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from doodl import adjoint, edict, moves
-from doodl.config import EditConfig, OptimiserConfig, SamplerConfig, preset
-from doodl.edit import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.inverter import InvertRequest, PhotoInverter
+from doodl.editing.latent_files import latents_from_bytes, latents_to_bytes
+from doodl.editing.objective import Aim
+from doodl.engine.sampling import check_sampler, denoise_to, generate, round_trip
 from doodl.generation import GenerateRequest, ImageGenerator
 from doodl.guidance.guidance import GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.images import decode_photo
-from doodl.inversion import InvertRequest, PhotoInverter
-from doodl.latent_files import latents_from_bytes, latents_to_bytes
-from doodl.objective import Aim
-from doodl.presets import sampler_overrides
-from doodl.sampling import check_sampler, denoise_to, generate, round_trip
+from doodl.recipes.config import EditConfig, OptimiserConfig, SamplerConfig, preset
+from doodl.recipes.presets import sampler_overrides
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from pipeline.spec import make_spec
 from tests.doodl.predictors import SmallNet, analytic, pair

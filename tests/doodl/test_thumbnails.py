@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from doodl.errors import UnreadablePhotoError
-from doodl.thumbnails import thumbnail
+from doodl.images.thumbnails import thumbnail
 from tests.doodl.photo_files import exif_block, picture
 from tests.doodl.test_images_deep import FILES, stored
 from tests.doodl.test_images_heif import displayed, heic

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from doodl.transfer import (
+from doodl.delivery.transfer import (
     TransferFit,
     apply_transfer,
     apply_transfer_to_pixels,

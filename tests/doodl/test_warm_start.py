@@ -9,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from doodl.checkpoints import state_to_bytes
-from doodl.config import preset
-from doodl.edit import EditRequest, load_editor
-from doodl.guard import Fidelity, verdict
+from doodl.delivery.transfer.guide import luminance
+from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.guard import Fidelity, verdict
+from doodl.editing.objective import Aim
+from doodl.editing.start import WarmStart, stretched_levels
+from doodl.engine.checkpoints import state_to_bytes
 from doodl.guidance.guidance import GuideRow
 from doodl.images import decode_photo
-from doodl.objective import Aim
 from doodl.optimise import LatentState
-from doodl.transfer.guide import luminance
-from doodl.warm_start import WarmStart, stretched_levels
+from doodl.recipes.config import preset
 
 POCKET = preset("pocket")
 SHORT = replace(POCKET, optimiser=replace(POCKET.optimiser, num_optim_steps=1))
@@ -41,7 +41,9 @@ def load():
 
 def photo(name="coffee.jpg", haze=0.0, tint=(0, 0, 0)):
     """A sample photo of 192 px, mixed with a veil of light grey, as a PNG and decoded again."""
-    image = Image.open(files("doodl.samples").joinpath(name)).convert("RGB").resize((192, 160))
+    image = (
+        Image.open(files("doodl.pocket.samples").joinpath(name)).convert("RGB").resize((192, 160))
+    )
     pixels = np.asarray(image, dtype=np.float32) * (1 - haze) + haze * (200 + np.array(tint))
     file = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "PNG")

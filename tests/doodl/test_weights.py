@@ -17,13 +17,13 @@ from transformers import CLIPConfig
 
 from doodl.backbones import load_backbone
 from doodl.errors import ModelError
+from doodl.generation.checker import load_safety_checker
 from doodl.guidance.networks import load_classifier
+from doodl.guidance.towers import load_tower
 from doodl.guidance.wsdan import SequentialWSDAN
+from doodl.models.weights import check_finite, load_tensors
 from doodl.pocket import weights_dir
-from doodl.safety import load_safety_checker
 from doodl.scores import load_aesthetic_head, load_scorer
-from doodl.towers import load_tower
-from doodl.weights import check_finite, load_tensors
 from tests.doodl.test_classifiers import FEATURES_6E, hugging_face_folder, meta, random_state
 from tests.doodl.test_single_file import tensors_of
 from tests.doodl.tiny_models import make_folder

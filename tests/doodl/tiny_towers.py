@@ -6,7 +6,7 @@ import torch
 from open_clip import CLIP
 from safetensors.torch import save_file
 
-from doodl.towers import ImageTower, load_tower
+from doodl.guidance.towers import ImageTower, load_tower
 
 
 def config(size_px=32, embed_dim=24, context_length=16):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from doodl.fidelity import psnr_db
 from doodl.images import decode_photo
+from doodl.measures.fidelity import psnr_db
 from jobs import exits
 from jobs.cli import main
 from jobs.generate import parse_size

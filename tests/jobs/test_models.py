@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from doodl.hub import KNOWN
+from doodl.models.hub import KNOWN
 from jobs import exits
 from jobs.cli import main
 from tests.doodl.tiny_models import make_folder

@@ -2,8 +2,8 @@
 
 import pytest
 
-from doodl.config import PRESETS
-from doodl.presets import QUALITIES
+from doodl.recipes.config import PRESETS
+from doodl.recipes.presets import QUALITIES
 from jobs import exits
 from jobs.options import recipe_overrides
 from pipeline.spec import make_spec

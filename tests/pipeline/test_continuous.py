@@ -209,7 +209,8 @@ def test_workers_get_shares_that_let_them_end_together(task, batch_size, left, w
 def test_memory_says_how_many_and_the_job_is_the_same_job(photos, tmp_path, monkeypatch):
     asked, told, process = [], [], RowProcessor.__call__
     monkeypatch.setattr(
-        "doodl.room.photo_bytes", lambda editor, arrival: asked.append(arrival.view.shape) or 1
+        "doodl.engine.room.photo_bytes",
+        lambda editor, arrival: asked.append(arrival.view.shape) or 1,
     )
 
     def noted(self, items):

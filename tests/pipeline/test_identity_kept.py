@@ -1,10 +1,11 @@
 """Existing output folders keep their identity: what was enhanced once is not enhanced again."""
 
 from dataclasses import replace
+from importlib import import_module
 
-from doodl.config import EditConfig
+from doodl.recipes.config import EditConfig
 from manifests.identity import params_fingerprint
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, loader_of
 
 # The recipe as the first release wrote it. Values added since must not show up beside these.
 RECIPE = {
@@ -58,3 +59,17 @@ def test_fingerprints_of_enhance_jobs_stay_what_they_were():
         overrides={"num_crops": 4},
     )
     assert params_fingerprint(spec.params()) == "2441425083dbd371753c0a8de0c7251a"
+
+
+def test_a_spec_from_before_the_library_had_rooms_is_understood():
+    """Its editor is named by where it was then; the file is what an earlier version wrote."""
+    for earlier, task in (
+        ("doodl.edit:load_editor", "enhance"),
+        ("doodl.inversion:load_inverter", "invert"),
+        ("doodl.generation:load_generator", "generate"),
+    ):
+        spec = JobSpec(photos="/p", out="/o", model_revision="blake2b:00", config={}, task=task)
+        written = spec.to_json().replace(spec.editor, earlier)
+        assert JobSpec.from_json(written).editor == loader_of(task)
+        module, _, function = loader_of(task).partition(":")
+        assert callable(getattr(import_module(module), function))

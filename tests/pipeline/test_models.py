@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from doodl.errors import ModelError
-from doodl.hub import KNOWN, find_model, hub_cache, missing_parts, snapshot, split_id
-from doodl.pull import wanted_files
+from doodl.models.hub import KNOWN, find_model, hub_cache, missing_parts, snapshot, split_id
+from doodl.models.pull import wanted_files
 from pipeline import models
 from pipeline.models import resolve_model
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from doodl.delivery import deliver
-from doodl.edit import EditResult
+from doodl.delivery.deliver import deliver
+from doodl.editing.editor import EditResult
 from doodl.images import decode_photo, model_view
 from jobs.cli import app
 from manifests.changes import Changes

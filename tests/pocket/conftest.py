@@ -55,7 +55,7 @@ def held_out_photos() -> Tensor:
     path = SHARED_PHOTOS / "flowers-val.parquet"
     if not path.is_file():
         pytest.skip(f"{path} is absent")
-    from doodl.pocket.photos import center_crops, load_photos
+    from doodl.pocket.training.photos import center_crops, load_photos
 
     photos = load_photos([path])
     return center_crops(photos.subset(range(0, 320, 10)), (128, 128))

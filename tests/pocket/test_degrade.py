@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from doodl.pocket.degrade import DEGRADATIONS, degrade
-from doodl.pocket.improve import improve, natural_score
-from doodl.pocket.versions import make_versions
+from doodl.pocket.training.degrade import DEGRADATIONS, degrade
+from doodl.pocket.training.improve import improve, natural_score
+from doodl.pocket.training.versions import make_versions
 from tests.pocket.conftest import smooth_photos
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.improve import natural_score
-from doodl.pocket.loop import Average, Budget, Checkpointed, run_loop
-from doodl.pocket.photos import load_photos, random_crops, split_photos
 from doodl.pocket.scorer import load_scorer
 from doodl.pocket.train import main
-from doodl.pocket.train_tower import direction_loss
-from doodl.pocket.versions import make_versions
+from doodl.pocket.training.improve import natural_score
+from doodl.pocket.training.loop import Average, Budget, Checkpointed, run_loop
+from doodl.pocket.training.photos import load_photos, random_crops, split_photos
+from doodl.pocket.training.train_tower import direction_loss
+from doodl.pocket.training.versions import make_versions
 from tests.pocket.conftest import smooth_photos
 
 
@@ -52,8 +52,8 @@ def test_autoencoder_and_unet_train_resume_and_load(tiny_parquet: Path, tmp_path
 
 def test_unet_goes_on_from_another_folders_weights(tiny_parquet: Path, tmp_path: Path) -> None:
     from doodl.pocket import weights_dir
-    from doodl.pocket.captions import load_tokenizer
-    from doodl.pocket.train_unet import Denoiser, warm_start
+    from doodl.pocket.training.captions import load_tokenizer
+    from doodl.pocket.training.train_unet import Denoiser, warm_start
 
     pipeline = weights_dir() / "pipeline"
     network = Denoiser(load_tokenizer(pipeline / "tokenizer"))
@@ -74,7 +74,7 @@ def test_classifier_trains_resumes_and_loads_in_timm(tiny_parquet: Path, tmp_pat
 
 
 def test_classifier_without_flowers_names_the_labels(tiny_parquet: Path, tmp_path: Path) -> None:
-    from doodl.pocket.train_classifier import train_classifier
+    from doodl.pocket.training.train_classifier import train_classifier
 
     photos = load_photos([tiny_parquet])
     scenes = photos.subset([i for i, label in enumerate(photos.labels) if not label])
@@ -102,8 +102,8 @@ def test_direction_loss_is_least_where_the_gradient_leads_back(held_out_photos: 
 
 def test_a_smooth_attack_that_dulls_a_photo_does_not_earn_a_natural_score() -> None:
     """Dulled by an attack or by a degradation: the score deserved must be as low."""
-    from doodl.pocket.attack import deserved_score
-    from doodl.pocket.degrade import degrade, luma
+    from doodl.pocket.training.attack import deserved_score
+    from doodl.pocket.training.degrade import degrade, luma
 
     photo = smooth_photos(4)
     grey = luma(photo).expand_as(photo)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from doodl.pocket import weights_dir
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.degrade import degrade
 from doodl.pocket.scorer import load_scorer
+from doodl.pocket.training.degrade import degrade
 from tests.pocket.conftest import smooth_photos
 
 PIPELINE = weights_dir() / "pipeline"

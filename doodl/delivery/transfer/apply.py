@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from doodl.transfer.fit import LocalAffine
-from doodl.transfer.guide import CHANNELS, cubic_weights, guide_of, spline_weights
+from doodl.delivery.transfer.fit import LocalAffine
+from doodl.delivery.transfer.guide import CHANNELS, cubic_weights, guide_of, spline_weights
 
 WeightsOf = Callable[[int, int, torch.device], Tensor]
 _TILE_ROWS = 64

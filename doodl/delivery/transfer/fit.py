@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.transfer.guide import CHANNELS, guide_of, luminance
+from doodl.delivery.transfer.guide import CHANNELS, guide_of, luminance
 
 _NODES_PER_RADIUS = 2  # a Gaussian of standard deviation σ is well sampled at σ/2
 _FRAME_RIDGE = 1 / 8  # of eps: the whole frame holds many colours

@@ -12,12 +12,12 @@ All have the recipe's loss, transfer, delivery and checkpoints; a method differs
 from __future__ import annotations
 
 from doodl.backbones import Backbone
-from doodl.config import EditConfig
-from doodl.denoiser import NoisePredictor
-from doodl.methods.endtoend import EndToEnd
-from doodl.methods.identity import adapted
-from doodl.methods.slots import Slot, Start, Way
-from doodl.methods.stepwise import StepByStep
+from doodl.backbones.denoiser import NoisePredictor
+from doodl.editing.methods.endtoend import EndToEnd
+from doodl.editing.methods.identity import adapted
+from doodl.editing.methods.slots import Slot, Start, Way
+from doodl.editing.methods.stepwise import StepByStep
+from doodl.recipes.config import EditConfig
 from doodl.schedule import Schedule
 
 __all__ = ["EndToEnd", "Slot", "Start", "StepByStep", "Way", "adapted", "check_method", "way_of"]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone
-from doodl.config import EditConfig
-from doodl.denoiser import NoisePredictor
-from doodl.methods.identity import IDENTITIES
-from doodl.methods.slots import Slot
-from doodl.objective import EnhanceProblem
+from doodl.backbones.denoiser import NoisePredictor
+from doodl.editing.methods.identity import IDENTITIES
+from doodl.editing.methods.slots import Slot
+from doodl.editing.objective import EnhanceProblem
+from doodl.engine.sampling import RoundTrip, round_trip
 from doodl.optimise import advance
-from doodl.sampling import RoundTrip, round_trip
+from doodl.recipes.config import EditConfig
 from doodl.schedule import Schedule
 
 

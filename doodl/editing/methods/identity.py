@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone
-from doodl.config import EditConfig, SamplerConfig
+from doodl.recipes.config import EditConfig, SamplerConfig
 from doodl.schedule import Schedule
 
 

@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from doodl.denoiser import NoisePredictor
-from doodl.objective import EnhanceProblem
+from doodl.backbones.denoiser import NoisePredictor
+from doodl.editing.objective import EnhanceProblem
+from doodl.engine.sampling import RoundTrip
 from doodl.optimise import LatentState
-from doodl.sampling import RoundTrip
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """A start that is not the photo itself (`doodl.warm_start`).
+    """A start that is not the photo itself (`doodl.editing.start`).
 
     Attributes:
         view: (1, 3, H, W) in [-1, 1], what was inverted. image: (1, 3, H, W), its noise's decode.

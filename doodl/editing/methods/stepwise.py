@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone
-from doodl.config import EditConfig
-from doodl.denoiser import NoisePredictor
-from doodl.methods.slots import Slot
+from doodl.backbones.denoiser import NoisePredictor
+from doodl.editing.methods.slots import Slot
+from doodl.editing.objective import EnhanceProblem
+from doodl.engine.network_call import epsilon_of
+from doodl.engine.sampling import RoundTrip
 from doodl.moves import Denoise, ddim, generate_with_grad, invert
-from doodl.network_call import epsilon_of
-from doodl.objective import EnhanceProblem
 from doodl.optimise import shape_gradient
-from doodl.sampling import RoundTrip
+from doodl.recipes.config import EditConfig
 from doodl.schedule import Schedule
 
 

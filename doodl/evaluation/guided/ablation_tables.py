@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from doodl.evaluation.ablation_tables import described, left_out_note
-from doodl.evaluation.bootstrap import Interval
-from doodl.evaluation.figures import SHARE, Figure, paired, summarise
 from doodl.evaluation.guided.methods import GUIDED_METHODS
 from doodl.evaluation.guided.run import GuidedEvaluation
 from doodl.evaluation.guided.tables import CHANGE, COSTS, aims_of, column
 from doodl.evaluation.tables import Table, plain
+from doodl.measures.bootstrap import Interval
+from doodl.measures.figures import SHARE, Figure, paired, summarise
 
 BASE = "doodl"
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from doodl.config import EditConfig
 from doodl.evaluation.ablations import ABLATIONS, Ablation, changed
+from doodl.recipes.config import EditConfig
 
 GUIDANCE_START = 8.0
 """Weight of step-by-step guidance that tuning starts from."""

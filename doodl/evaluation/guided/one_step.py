@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from doodl.editing.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
+from doodl.engine.network_call import epsilon_of
 from doodl.generation import GenerateRequest, ImageGenerator
-from doodl.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
 from doodl.moves import ddim, generate, generate_with_grad
-from doodl.network_call import epsilon_of
 from doodl.optimise import shape_gradient
 
 

@@ -24,7 +24,7 @@ from doodl.evaluation.store import Store, picture_name, write_whole
 from doodl.evaluation.tables import Table, markdown, markdown_text
 from doodl.generation.pictures import encode_picture, viewed
 from doodl.images import decode_photo
-from doodl.pocket.photos import PhotoSet, center_crops
+from doodl.pocket.training.photos import PhotoSet, center_crops
 from doodl.scores import AestheticScorer, load_scorer
 
 _SHEET_ROWS = 24

@@ -24,9 +24,9 @@ from doodl.evaluation.strengths import Strength
 from doodl.evaluation.workers import Submit, finished, result_of, workers_of
 from doodl.guidance.revisions import guide_revisions, tower_revisions
 from doodl.guidance.spec import GuideSpec
-from doodl.hub import find_model
+from doodl.models.hub import find_model
+from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.revisions import folder_revision
 from doodl.scores import POCKET_SCORERS
 
 SUFFIX = ".png"

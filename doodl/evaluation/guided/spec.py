@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from doodl.config import EditConfig
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Source
 from doodl.evaluation.guided.methods import GUIDED_METHODS, METHODS
 from doodl.evaluation.rows import fingerprint, recipe_values
+from doodl.recipes.config import EditConfig
 
 TASKS = {
     "text": "pocket-text",

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from doodl.evaluation.figures import SHARE, Figure, paired, summarise
-from doodl.evaluation.frechet import frechet_distance
 from doodl.evaluation.guided.methods import GUIDED_METHODS
 from doodl.evaluation.guided.run import GuidedEvaluation
 from doodl.evaluation.rows import Row
 from doodl.evaluation.tables import Table, plain
+from doodl.measures.figures import SHARE, Figure, paired, summarise
+from doodl.measures.frechet import frechet_distance
 
 _PAIRS = (
     ("doodl", "original"),

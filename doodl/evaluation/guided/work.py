@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doodl.config import EditConfig
 from doodl.errors import DoodlError
 from doodl.evaluation.guided.measures import Measure
 from doodl.evaluation.guided.methods import GUIDED_METHODS, STEPWISE
@@ -24,6 +23,7 @@ from doodl.generation import GenerateRequest, GenerateResult, ImageGenerator, lo
 from doodl.generation.pictures import encode_picture, subject_image, viewed
 from doodl.guidance.guidance import GuideRow
 from doodl.guidance.spec import parse_guides
+from doodl.recipes.config import EditConfig
 
 _MAX_PIXELS = 50_000_000
 

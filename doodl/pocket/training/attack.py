@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.corrupt import gaussian_blur
-from doodl.pocket.improve import improve, natural_score
-from doodl.pocket.loop import autocast
 from doodl.pocket.scorer import Scorer
+from doodl.pocket.training.corrupt import gaussian_blur
+from doodl.pocket.training.improve import improve, natural_score
+from doodl.pocket.training.loop import autocast
 
 __all__ = ["attack", "deserved_score"]
 

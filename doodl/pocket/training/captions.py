@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from doodl.pocket.degrade import DEGRADATIONS
+from doodl.pocket.training.degrade import DEGRADATIONS
 
 __all__ = ["FLOWERS", "caption", "load_tokenizer", "train_tokenizer"]
 

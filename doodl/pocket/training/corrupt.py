@@ -1,6 +1,6 @@
 """Corruptions of detail: blur, block compression, mosaics, blotches, posterising.
 
-The same interface as doodl.pocket.degrade: images (B, 3, H, W) in [0, 1], severities (B,).
+The same interface as doodl.pocket.training.degrade: images (B, 3, H, W) in [0, 1], severities (B,).
 """
 
 import math

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.pocket.corrupt import block_compress, blotch, gaussian_blur, mosaic, posterise
+from doodl.pocket.training.corrupt import block_compress, blotch, gaussian_blur, mosaic, posterise
 
 __all__ = ["DEGRADATIONS", "TONE", "Degradation", "degrade", "luma"]
 

@@ -7,7 +7,7 @@ own improved version leaves headroom above the untouched one.
 import torch
 from torch import Tensor
 
-from doodl.pocket.degrade import luma
+from doodl.pocket.training.degrade import luma
 
 __all__ = ["improve", "natural_score"]
 

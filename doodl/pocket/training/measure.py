@@ -5,12 +5,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.captions import FLOWERS
-from doodl.pocket.degrade import DEGRADATIONS, degrade
-from doodl.pocket.improve import improve
-from doodl.pocket.photos import PhotoSet, center_crops
-from doodl.pocket.recipes import ScorerRecipe
 from doodl.pocket.scorer import Scorer, tokenize
+from doodl.pocket.training.captions import FLOWERS
+from doodl.pocket.training.degrade import DEGRADATIONS, degrade
+from doodl.pocket.training.improve import improve
+from doodl.pocket.training.photos import PhotoSet, center_crops
+from doodl.pocket.training.recipes import ScorerRecipe
 
 __all__ = ["measure_scorer"]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from doodl.pocket.captions import CONTEXT_LENGTH, VOCABULARY
-from doodl.pocket.degrade import DEGRADATIONS
+from doodl.pocket.training.captions import CONTEXT_LENGTH, VOCABULARY
+from doodl.pocket.training.degrade import DEGRADATIONS
 
 __all__ = ["RECIPES", "ScorerRecipe"]
 

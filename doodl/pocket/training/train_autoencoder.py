@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.degrade import DEGRADATIONS, degrade
-from doodl.pocket.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
-from doodl.pocket.photos import PhotoSet, center_crops, random_crops
+from doodl.pocket.training.degrade import DEGRADATIONS, degrade
+from doodl.pocket.training.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
+from doodl.pocket.training.photos import PhotoSet, center_crops, random_crops
 
 __all__ = ["reconstruction_db", "reconstruction_loss", "train_autoencoder"]
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.captions import FLOWERS
-from doodl.pocket.degrade import TONE, degrade
-from doodl.pocket.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
-from doodl.pocket.photos import PhotoSet, center_crops, random_crops
+from doodl.pocket.training.captions import FLOWERS
+from doodl.pocket.training.degrade import TONE, degrade
+from doodl.pocket.training.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
+from doodl.pocket.training.photos import PhotoSet, center_crops, random_crops
 
 __all__ = ["accuracy", "flowers_of", "save_classifier", "train_classifier"]
 

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedTokenizerFast
 
-from doodl.pocket.attack import attack
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.captions import caption
-from doodl.pocket.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
-from doodl.pocket.photos import PhotoSet, random_crops
-from doodl.pocket.recipes import ScorerRecipe
 from doodl.pocket.scorer import Scorer, tokenize
-from doodl.pocket.versions import Versions, make_versions
+from doodl.pocket.training.attack import attack
+from doodl.pocket.training.captions import caption
+from doodl.pocket.training.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
+from doodl.pocket.training.photos import PhotoSet, random_crops
+from doodl.pocket.training.recipes import ScorerRecipe
+from doodl.pocket.training.versions import Versions, make_versions
 
 __all__ = ["train_scorer"]
 

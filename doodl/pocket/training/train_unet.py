@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from doodl.pocket.autoencoder import PatchAutoencoder
-from doodl.pocket.captions import CONTEXT_LENGTH, caption
-from doodl.pocket.degrade import DEGRADATIONS, degrade
-from doodl.pocket.improve import improve
-from doodl.pocket.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
-from doodl.pocket.photos import PhotoSet, center_crops, random_crops
 from doodl.pocket.scorer import tokenize
+from doodl.pocket.training.captions import CONTEXT_LENGTH, caption
+from doodl.pocket.training.degrade import DEGRADATIONS, degrade
+from doodl.pocket.training.improve import improve
+from doodl.pocket.training.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
+from doodl.pocket.training.photos import PhotoSet, center_crops, random_crops
 
 __all__ = ["Denoiser", "make_scheduler", "save_pipeline", "train_unet", "validation_loss"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doodl.pocket.degrade import DEGRADATIONS, TONE, degrade
-from doodl.pocket.improve import improve, natural_score
+from doodl.pocket.training.degrade import DEGRADATIONS, TONE, degrade
+from doodl.pocket.training.improve import improve, natural_score
 
 __all__ = ["Versions", "make_versions"]
 

@@ -1,0 +1,1 @@
+"""From the model's frame to the photo's file: the change, carried to full size and kept."""

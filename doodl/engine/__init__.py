@@ -1,0 +1,1 @@
+"""What the samplers and the batches run on: calls, memory, places, checkpoints."""

@@ -1,0 +1,1 @@
+"""How the pocket model is trained and measured; `python -m doodl.pocket.train` runs it."""

@@ -1,0 +1,1 @@
+"""The recipes by name, and what each of their values means. No torch."""
