@@ -1,3 +1,58 @@
 """doodl: exact diffusion inversion and end-to-end optimisation of diffusion latents."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from doodl.engine.software import __version__
+
+if TYPE_CHECKING:
+    from doodl.adjoint import generate_with_grad
+    from doodl.backbones import load_backbone
+    from doodl.editing.editor import EditRequest, EditResult, load_editor
+    from doodl.editing.objective import Aim
+    from doodl.library import edit, generate, invert
+    from doodl.recipes.config import preset
+    from doodl.schedule import Schedule
+
+__all__ = [
+    "Aim",
+    "EditRequest",
+    "EditResult",
+    "Schedule",
+    "__version__",
+    "edit",
+    "generate",
+    "generate_with_grad",
+    "invert",
+    "load_backbone",
+    "load_editor",
+    "preset",
+]
+
+# Where each of them lives; it is imported when it is first asked for, and torch with it.
+_HOMES = {
+    "Aim": "doodl.editing.objective",
+    "EditRequest": "doodl.editing.editor",
+    "EditResult": "doodl.editing.editor",
+    "Schedule": "doodl.schedule",
+    "edit": "doodl.library",
+    "generate": "doodl.library",
+    "generate_with_grad": "doodl.adjoint",
+    "invert": "doodl.library",
+    "load_backbone": "doodl.backbones",
+    "load_editor": "doodl.editing.editor",
+    "preset": "doodl.recipes.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

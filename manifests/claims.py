@@ -9,6 +9,7 @@ from typing import Any
 
 from manifests.errors import OriginalError
 from manifests.originals import unlinked
+from manifests.paths import is_litter
 from manifests.storage import LocalStorage
 
 
@@ -31,7 +32,8 @@ def claim_folder(
     if folder.exists() and not folder.is_dir():
         raise OriginalError(f"{folder} is a file; choose a folder with {option}.")
     held = sorted(folder.iterdir()) if folder.is_dir() else []
-    if held and {mark, *older_marks}.isdisjoint(path.name for path in held):
+    names = [path.name for path in held if not is_litter(path.name)]
+    if names and {mark, *older_marks}.isdisjoint(names):
         raise OriginalError(f"{folder} holds other files; choose a new or empty one with {option}.")
     for path in held:
         unlinked(folder, path, whole=True)

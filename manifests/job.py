@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from manifests.errors import JobConflictError, ManifestError, OutputCorruptError
 from manifests.identity import params_fingerprint
 from manifests.parts import conform, read_part
-from manifests.paths import TABLE_SUFFIXES, local_path
+from manifests.paths import TABLE_SUFFIXES, is_litter, local_path
 from manifests.reading import DamagedFileError, parsed
 from manifests.schemas import current_name
 from manifests.secret_columns import without_secrets
@@ -40,17 +40,6 @@ VERSION_PARAMS = frozenset(
 They are part of the fingerprint all the same, so a row says what it was made with.
 """
 
-# What file systems and desktops leave in any folder.
-_ANYWHERE = frozenset(
-    {
-        "Thumbs.db",
-        "desktop.ini",
-        "@eaDir",
-        "$RECYCLE.BIN",
-        "System Volume Information",
-        "lost+found",
-    }
-)
 _PENDING = b"doodl_pending"
 _WAY_OUT = "choose another --out, or say --moved if it is the same collection in a new place."
 
@@ -241,7 +230,7 @@ def refuse_foreign_folder(storage: Storage) -> None:
     """
     names = [e.name for e in storage.files("")]
     names += [n for n in storage.folders("") if n != "_state" and not _is_empty(storage, n)]
-    foreign = [n for n in names if n not in _ANYWHERE and not n.startswith(".")]
+    foreign = [n for n in names if not is_litter(n)]
     if foreign:
         raise JobConflictError(
             f"{storage.uri} holds other files ({foreign[0]!r}) and no {JOB_FILE}; "

@@ -19,6 +19,13 @@ TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 FILE_FOLDERS = ("edited/", "unguided/", "latents/")
 """Where the files that result rows name lie in an output folder."""
 
+_LITTER = frozenset(
+    {
+        "Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "$RECYCLE.BIN",
+        "System Volume Information", "lost+found",
+    }
+)  # fmt: skip
+
 MAX_ROW_ID_BYTES = 1024
 _MAX_COMPONENT_BYTES = 200  # file systems stop at 255; room for our hash and suffix
 _SAME_SUFFIX = {".jpeg": ".jpg", ".tiff": ".tif", ".heif": ".heic"}
@@ -146,6 +153,11 @@ def is_safe_relpath(relpath: str) -> bool:
         and "\x00" not in relpath
         and ".." not in parts
     )
+
+
+def is_litter(name: str) -> bool:
+    """Return whether it is the name of what desktops and file systems leave in any folder."""
+    return name.startswith(".") or name in _LITTER
 
 
 def has_scheme(uri: str) -> bool:

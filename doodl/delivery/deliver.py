@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-import doodl
 from doodl.delivery.change import Change, change_from_bytes, change_to_bytes
 from doodl.delivery.mask import keep_protected
 from doodl.delivery.transfer import enlarge_to_pixels
 from doodl.delivery.transfer.guide import luminance
+from doodl.engine.software import SOFTWARE
 from doodl.images import Photo, decode_photo, encode_photo, into_photo_space
 
 DELIVERIES = ("transfer", "model")
@@ -107,7 +107,7 @@ def restrength(
     change: bytes,
     delivery: Delivery,
     *,
-    software: str = f"doodl-batch {doodl.__version__}",
+    software: str = SOFTWARE,
     max_pixels: int = 200_000_000,
 ) -> tuple[Photo, bytes]:
     """Return the decoded source and the file of a kept change at another strength; no model runs.

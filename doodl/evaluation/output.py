@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import doodl
+from doodl.engine.software import __version__
 from doodl.evaluation.cases import Case
 from doodl.evaluation.plots import write_plots
 from doodl.evaluation.rows import COLUMNS, Row, case_id
@@ -64,7 +64,7 @@ def provenance(evaluation: Evaluation, command: str) -> str:
     scorers = ", ".join(f"{name} {revisions[name]}" for name in ("guide", "judge", "referee"))
     return (
         f"{models}, {scorers} ({markdown_text(Path(spec.referee).name)}), doodl-batch "
-        f"{doodl.__version__}, seed {spec.draw.seed}. `{command.replace('`', '')}`"
+        f"{__version__}, seed {spec.draw.seed}. `{command.replace('`', '')}`"
     )
 
 
@@ -89,7 +89,7 @@ def _record(evaluation: Evaluation, tables: Sequence[Table], command: str) -> di
     spec = evaluation.spec
     return {
         "command": command,
-        "version": doodl.__version__,
+        "version": __version__,
         "model": spec.model,
         "revisions": evaluation.revisions,
         "config": spec.config.to_dict(),

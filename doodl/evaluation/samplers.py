@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import doodl
+from doodl.engine.software import SOFTWARE
 from doodl.evaluation.cases import Source
 from doodl.evaluation.generated import (
     SampleSpec,
@@ -234,7 +234,7 @@ def write_samplers(report: SamplersReport, out: Path, command: str) -> list[Path
     base = report.spec.base
     models = ", ".join(f"{name} {revision}" for name, revision in report.revisions.items())
     footer = (
-        f"{markdown_text(base.model)}: {models}, doodl-batch {doodl.__version__}, guidance "
+        f"{markdown_text(base.model)}: {models}, {SOFTWARE}, guidance "
         f"{base.guidance_scale:g}, seed {base.seed}. `{command.replace('`', '')}`"
     )
     plots = write_plots(out / "plots", report.tables)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import doodl
 from doodl.backbones import Backbone, load_backbone
+from doodl.engine.software import SOFTWARE
 from doodl.errors import DoodlError, PhotoError
 from doodl.evaluation.cases import Source
 from doodl.evaluation.generated import (
@@ -172,7 +172,7 @@ def sample_provenance(report: SampleReport, command: str) -> str:
     models = ", ".join(f"{name} {revision}" for name, revision in report.revisions.items())
     spec = report.spec
     return (
-        f"{markdown_text(spec.model)}: {models}, doodl-batch {doodl.__version__}, {spec.sampler}, "
+        f"{markdown_text(spec.model)}: {models}, {SOFTWARE}, {spec.sampler}, "
         f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}, seed {spec.seed}. "
         f"`{command.replace('`', '')}`"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import doodl
+from doodl.engine.software import SOFTWARE
 from doodl.images import deep
 from doodl.images.colour import rgb_to_cmyk
 from doodl.images.containers import (
@@ -36,7 +36,7 @@ def encode_photo(
     photo: Photo,
     pixels: np.ndarray,
     *,
-    software: str = f"doodl-batch {doodl.__version__}",
+    software: str = SOFTWARE,
     note: str | None = None,
     source_type: SourceType | None = EDITED,
     strip_gps: bool = False,

@@ -297,6 +297,8 @@ def test_other_commands_fill_folders_of_their_own(tmp_path):
     ):
         with pytest.raises(OriginalError):
             fill()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".DS_Store").write_bytes(b"x")
     claim_evaluation(tmp_path / "new")
     claim_evaluation(tmp_path / "new")
     (tmp_path / "new" / "sheets").symlink_to(photos)

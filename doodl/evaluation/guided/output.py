@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import doodl
+from doodl.engine.software import SOFTWARE, __version__
 from doodl.errors import PhotoError
 from doodl.evaluation.cases import Source
 from doodl.evaluation.generated import features_of
@@ -57,7 +57,7 @@ def write_guided(
     spec = evaluation.spec
     record = {
         "command": command,
-        "version": doodl.__version__,
+        "version": __version__,
         "task": spec.task,
         "model": spec.model,
         "revisions": evaluation.revisions,
@@ -76,7 +76,7 @@ def guided_provenance(evaluation: GuidedEvaluation, command: str) -> str:
     spec = evaluation.spec
     models = ", ".join(f"{name} {revision}" for name, revision in evaluation.revisions.items())
     return (
-        f"{markdown_text(spec.model)}: {models}, doodl-batch {doodl.__version__}, T = "
+        f"{markdown_text(spec.model)}: {models}, {SOFTWARE}, T = "
         f"{spec.config.sampler.num_inference_steps}, {spec.config.optimiser.num_optim_steps} "
         f"iterations, seeds {spec.seed} to {spec.seed + spec.seeds - 1}. "
         f"`{command.replace('`', '')}`"
