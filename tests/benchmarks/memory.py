@@ -1,4 +1,4 @@
-"""Peak of live tensors of an iteration at T and 2T: it must not grow with the steps.
+"""Peak of live tensors of an iteration at T and 2T: it grows by the stored latents alone.
 
     python -m tests.benchmarks.memory --quick
     python -m tests.benchmarks.memory                     # pocket, T = 50 and 100
@@ -6,8 +6,8 @@
 
 Counted by the allocator's own record, to the byte, where the iteration benchmark's resident memory
 holds the allocator's slack too. growth is the peak at 2T over that at T, the weights counted in as
-a process holds them; own_growth leaves them out. `checkpoint` stores 25 pairs of latents at
-both T = 50 and T = 100.
+a process holds them; own_growth leaves them out. `checkpoint` stores the input of every call, two
+latents a step (EDICT) or one (O-BELM); `invert` stores nothing.
 """
 
 from __future__ import annotations

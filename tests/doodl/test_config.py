@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from doodl.recipes.config import PRESETS, EditConfig, preset
+from doodl.recipes.config import PRESETS, EditConfig, SamplerConfig, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -46,3 +46,11 @@ def test_guides_survive_json():
     values = json.loads(json.dumps(config.to_dict()))
     assert values == config.to_dict()
     assert EditConfig.from_dict(values) == config
+
+
+@pytest.mark.parametrize("memory", ["", "lots", "Full", "budget", "budget:all"])
+def test_a_memory_that_is_none_is_refused_with_the_recipe(memory):
+    with pytest.raises(ValueError, match="checkpoint, invert, full or budget:SIZE"):
+        SamplerConfig(memory=memory)
+    for word in ("checkpoint", "invert", "full", "budget:8GiB"):
+        assert SamplerConfig(memory=word).memory == word
