@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from doodl.editing.editor import EditRequest, EditResult, load_editor
     from doodl.editing.objective import Aim
     from doodl.library import edit, generate, invert
-    from doodl.recipes.config import preset
+    from doodl.recipes.presets import preset
     from doodl.schedule import Schedule
 
 __all__ = [
@@ -43,7 +43,7 @@ _HOMES = {
     "invert": "doodl.library",
     "load_backbone": "doodl.backbones",
     "load_editor": "doodl.editing.editor",
-    "preset": "doodl.recipes.config",
+    "preset": "doodl.recipes.presets",
 }
 
 

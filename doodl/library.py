@@ -18,7 +18,7 @@ from doodl.generation import GenerateRequest, GenerateResult, ImageGenerator, lo
 from doodl.guidance.guidance import GuideRow
 from doodl.guidance.spec import parse_guides
 from doodl.images import Photo, decode_photo
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 
 Result = TypeVar("Result")
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from doodl.recipes.config import PRESETS
-from doodl.recipes.presets import PRESET_NOTES, preset_values, quality_overrides, sampler_overrides
+from doodl.recipes.presets import (
+    PRESET_NOTES,
+    PRESETS,
+    preset_values,
+    quality_overrides,
+    sampler_overrides,
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from doodl.errors import DoodlError
 from doodl.guidance.revisions import current_revision
-from doodl.recipes.config import EditConfig, preset
+from doodl.recipes.config import EditConfig
+from doodl.recipes.presets import preset
 from manifests.commits import MANIFEST_FILE, OutputFolder
 from manifests.parts import read_part
 from manifests.rows import ManifestRow, ResultRow, manifest_rows

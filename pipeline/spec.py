@@ -20,7 +20,8 @@ from doodl.guidance.revisions import (
 from doodl.guidance.spec import GuideSpec, absolute_guide, parse_guides, split_guides
 from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.recipes.config import EditConfig, preset, without_later_values
+from doodl.recipes.config import EditConfig, without_later_values
+from doodl.recipes.presets import preset
 from manifests.paths import TABLE_SUFFIXES, local_path
 
 ALGORITHM_VERSION = 1

@@ -42,8 +42,7 @@ from doodl.engine.overlap import read_ahead
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Draw, draw_cases, prepare
 from doodl.images import decode_photo
-from doodl.recipes.config import preset
-from doodl.recipes.presets import QUALITIES
+from doodl.recipes.presets import QUALITIES, preset
 from pipeline.evaluation import read_sources
 from tests.benchmarks.harness import finish, isolated, measure, parser
 from tests.benchmarks.harness import prepare as prepare_torch

@@ -22,7 +22,7 @@ from skimage.color import rgb2lab
 from doodl.editing.editor import EditRequest, load_editor
 from doodl.editing.objective import Aim
 from doodl.images import decode_photo
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 NEUTRAL_CHROMA = 5  # CIELAB, at and below which a pixel counts as near neutral

@@ -20,7 +20,7 @@ from PIL import Image
 from doodl.editing.editor import EditRequest, load_editor
 from doodl.editing.objective import Aim
 from doodl.images import decode_photo
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import pixels
 
 

@@ -34,7 +34,8 @@ from doodl.images import decode_photo
 from doodl.measures.bootstrap import bootstrap_interval
 from doodl.models.revisions import folder_revision
 from doodl.pocket import weights_dir
-from doodl.recipes.config import EditConfig, preset
+from doodl.recipes.config import EditConfig
+from doodl.recipes.presets import preset
 from pipeline.evaluation import read_sources
 from tests.benchmarks.plan_scale import machine
 

@@ -41,7 +41,8 @@ from doodl.evaluation.rows import Measured, Models, Row, Run, case_id, measure
 from doodl.evaluation.store import Store
 from doodl.evaluation.work import EvaluationSpec
 from doodl.evaluation.workers import completed, result_of, workers_of
-from doodl.recipes.config import EditConfig, preset
+from doodl.recipes.config import EditConfig
+from doodl.recipes.presets import preset
 from pipeline.evaluation import read_sources
 from tests.benchmarks.cases import RELEASED
 from tests.benchmarks.cases import Case as IterationCase

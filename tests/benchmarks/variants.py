@@ -10,8 +10,8 @@ import numpy as np
 
 from doodl.evaluation.rows import Row
 from doodl.measures.bootstrap import RESAMPLES, bootstrap_interval
-from doodl.recipes.config import EditConfig, preset
-from doodl.recipes.presets import QUALITIES, quality_overrides, sampler_overrides
+from doodl.recipes.config import EditConfig
+from doodl.recipes.presets import QUALITIES, preset, quality_overrides, sampler_overrides
 
 PRESET = "pocket"
 REFERENCE = "paper"

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from doodl.recipes.config import PRESETS, EditConfig, SamplerConfig, preset
+from doodl.recipes.config import EditConfig, SamplerConfig
+from doodl.recipes.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

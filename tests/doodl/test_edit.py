@@ -16,7 +16,7 @@ from doodl.engine.sampling import round_trip
 from doodl.errors import InversionError, OptimisationError
 from doodl.images import decode_photo
 from doodl.optimise import LatentState
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg
 
 SHORT = replace(

@@ -11,7 +11,7 @@ from doodl.editing.objective import Aim
 from doodl.guidance.guidance import load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.images import decode_photo
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg
 
 SHORT = replace(

@@ -17,7 +17,8 @@ from doodl.evaluation.tuning import guided_tuning_tables, photo_tuning_tables
 from doodl.evaluation.work import EvaluationSpec
 from doodl.guidance.crops import CropViews
 from doodl.pocket import weights_dir
-from doodl.recipes.config import CropConfig, EditConfig, preset
+from doodl.recipes.config import CropConfig, EditConfig
+from doodl.recipes.presets import preset
 from tests.doodl.test_evaluation import QUICK, Told, names, sources
 from tests.doodl.test_evaluation_guided import ITEMS
 from tests.doodl.test_evaluation_guided import spec as guided_spec

@@ -22,7 +22,7 @@ from doodl.evaluation.guided.spec import (
     subject_items,
 )
 from doodl.evaluation.guided.work import _loaded, _request
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg
 
 MEASURES = ("pocket-judge", "pocket-referee")

@@ -22,7 +22,7 @@ from doodl.evaluation.methods import (
 from doodl.evaluation.unets import without_noise
 from doodl.images import decode_photo
 from doodl.measures.metrics import rms_change
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg
 
 QUICK = replace(

@@ -17,7 +17,7 @@ from doodl.generation.safety import SafetyCheck, load_safety
 from doodl.guidance.guidance import GuideRow
 from doodl.guidance.spec import parse_guides
 from doodl.images import decode_photo
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 
 PRESET = preset("pocket-text")
 SHORT = replace(

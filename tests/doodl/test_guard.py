@@ -12,7 +12,7 @@ from doodl.editing.objective import Aim, EnhanceProblem
 from doodl.images import decode_photo
 from doodl.measures.fidelity import delta_e, psnr_db
 from doodl.optimise import LatentState
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg
 
 SHORT = preset("pocket")

@@ -21,7 +21,7 @@ from doodl.guidance.revisions import (
 from doodl.guidance.spec import KINDS, GuideSpec, absolute_guide, parse_guide, parse_guides
 from doodl.models.revisions import file_revision, folder_revision
 from doodl.pocket import weights_dir
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 
 VALUED = ("aesthetic", "text", "classifier")
 weights = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)

@@ -13,7 +13,7 @@ from doodl.editing.latent_files import FORMAT, LatentPair, latents_from_bytes, l
 from doodl.errors import LatentsError
 from doodl.images import decode_photo
 from doodl.measures.fidelity import psnr_db
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg
 
 SHORT = replace(preset("pocket"), sampler=replace(preset("pocket").sampler, num_inference_steps=10))

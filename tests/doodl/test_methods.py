@@ -17,7 +17,8 @@ from doodl.editing.objective import Aim
 from doodl.engine.checkpoints import state_to_bytes
 from doodl.generation import ImageGenerator
 from doodl.images import decode_photo
-from doodl.recipes.config import METHODS, EditConfig, SamplerConfig, preset
+from doodl.recipes.config import METHODS, EditConfig, SamplerConfig
+from doodl.recipes.presets import preset
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from pipeline.spec import make_spec
 from tests.doodl.predictors import SmallNet, analytic, pair

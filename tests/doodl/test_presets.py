@@ -2,8 +2,15 @@
 
 import pytest
 
-from doodl.recipes.config import PRESETS, EditConfig, preset
-from doodl.recipes.presets import MEANINGS, PRESET_NOTES, config_names, preset_values
+from doodl.recipes.config import EditConfig
+from doodl.recipes.presets import (
+    MEANINGS,
+    PRESET_NOTES,
+    PRESETS,
+    config_names,
+    preset,
+    preset_values,
+)
 
 # Presets of the released code (ALGORITHM, section 5): steps, iterations, p, clip, noise, momentum,
 # tied, renormalised, loss scale, crops, power, CFG, guides.

@@ -21,7 +21,7 @@ from doodl.editing.editor import EditRequest, load_editor
 from doodl.editing.objective import Aim
 from doodl.errors import ProtectionError
 from doodl.images import decode_photo
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg, pixels
 
 PHOTO = decode_photo(jpeg(1, (64, 96)))

@@ -11,7 +11,7 @@ from doodl.engine import room
 from doodl.engine.room import MARGIN, FittingRoom, available_bytes, free_bytes, photo_bytes
 from doodl.engine.stream import Arrival
 from doodl.images import decode_photo
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 from tests.photos import jpeg
 
 CONFIG = replace(

@@ -15,8 +15,8 @@ from doodl.generation import GenerateRequest, ImageGenerator
 from doodl.guidance.guidance import GuideRow, load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.images import decode_photo
-from doodl.recipes.config import EditConfig, OptimiserConfig, SamplerConfig, preset
-from doodl.recipes.presets import sampler_overrides
+from doodl.recipes.config import EditConfig, OptimiserConfig, SamplerConfig
+from doodl.recipes.presets import preset, sampler_overrides
 from doodl.schedule import Schedule, stable_diffusion_alphas_cumprod
 from pipeline.spec import make_spec
 from tests.doodl.predictors import SmallNet, analytic, pair

@@ -18,7 +18,7 @@ from doodl.engine.checkpoints import state_to_bytes
 from doodl.guidance.guidance import GuideRow
 from doodl.images import decode_photo
 from doodl.optimise import LatentState
-from doodl.recipes.config import preset
+from doodl.recipes.presets import preset
 
 POCKET = preset("pocket")
 SHORT = replace(POCKET, optimiser=replace(POCKET.optimiser, num_optim_steps=1))

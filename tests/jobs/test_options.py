@@ -2,8 +2,7 @@
 
 import pytest
 
-from doodl.recipes.config import PRESETS
-from doodl.recipes.presets import QUALITIES
+from doodl.recipes.presets import PRESETS, QUALITIES
 from jobs import exits
 from jobs.options import recipe_overrides
 from pipeline.spec import make_spec
