@@ -10,8 +10,9 @@ from doodl.engine.software import __version__
 if TYPE_CHECKING:
     from doodl.adjoint import generate_with_grad
     from doodl.backbones import load_backbone
-    from doodl.editing.editor import EditRequest, EditResult, load_editor
+    from doodl.editing.editor import load_editor
     from doodl.editing.objective import Aim
+    from doodl.editing.requests import EditRequest, EditResult
     from doodl.library import edit, generate, invert
     from doodl.recipes.presets import preset
     from doodl.schedule import Schedule
@@ -34,8 +35,8 @@ __all__ = [
 # Where each of them lives; it is imported when it is first asked for, and torch with it.
 _HOMES = {
     "Aim": "doodl.editing.objective",
-    "EditRequest": "doodl.editing.editor",
-    "EditResult": "doodl.editing.editor",
+    "EditRequest": "doodl.editing.requests",
+    "EditResult": "doodl.editing.requests",
     "Schedule": "doodl.schedule",
     "edit": "doodl.library",
     "generate": "doodl.library",

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from doodl.editing.editor import EditRequest, EditResult, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.inverter import InvertRequest, InvertResult, PhotoInverter, load_inverter
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest, EditResult
 from doodl.errors import DoodlError
 from doodl.generation import GenerateRequest, GenerateResult, ImageGenerator, load_generator
 from doodl.guidance.guidance import GuideRow

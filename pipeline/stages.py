@@ -50,7 +50,8 @@ from pipeline.tasks import (
 )
 
 if TYPE_CHECKING:
-    from doodl.editing.editor import EditRequest, EditResult, PhotoEditor
+    from doodl.editing.editor import PhotoEditor
+    from doodl.editing.requests import EditRequest, EditResult
     from doodl.engine.room import FittingRoom
     from doodl.images import Photo
     from pipeline.protecting import ReadMasks
@@ -125,8 +126,8 @@ class EditPhotos:
 
     def request(self, item: WorkItem, photo: Photo, checkpoint: bytes | None) -> EditRequest:
         """Return the row's own options, or the job's where the row has none."""
-        from doodl.editing.editor import EditRequest
         from doodl.editing.objective import Aim
+        from doodl.editing.requests import EditRequest
 
         row, spec = item.row, self.spec
         direction, target = row_aim(row, spec)

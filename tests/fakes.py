@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from doodl.editing.editor import EditResult
+from doodl.editing.requests import EditResult
 from doodl.images import encode_photo
 
 LOG = "DOODL_TEST_LOG"

@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from doodl.backbones import Backbone, load_backbone
-from doodl.delivery.deliver import Delivery, deliver, edit_words
+from doodl.delivery.deliver import deliver
 from doodl.delivery.mask import view_of_mask
-from doodl.delivery.transfer import TransferFit, apply_transfer
-from doodl.editing.guard import SHARES, measure_fidelity, score_objection, verdict
-from doodl.editing.methods import Slot, Start, Way, adapted, check_method, way_of
-from doodl.editing.objective import BUDGET_MARGIN, Aim, EnhanceProblem
-from doodl.editing.start import WarmStart
+from doodl.editing.guard import Guard, measure_fidelity, verdict
+from doodl.editing.methods import Slot, Way, adapted, check_method, way_of
+from doodl.editing.objective import EnhanceProblem
+from doodl.editing.requests import EditRequest, EditResult
+from doodl.editing.start import Start, WarmStart, warm_starts
 from doodl.engine.checkpoints import state_from_bytes
-from doodl.engine.sampling import check_sampler
+from doodl.engine.sampling import RoundTrip, check_sampler
 from doodl.engine.stream import Arrival, OnIteration, Room, edit_continuously
 from doodl.errors import DoodlError, InversionError, OptimisationError
-from doodl.guidance.guidance import Guidance, GuideRow, load_guidance
+from doodl.guidance.guidance import Guidance, load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.images import Photo, decode_photo, model_view
 from doodl.models.hub import find_model
@@ -32,96 +32,6 @@ from doodl.recipes.config import EditConfig
 from doodl.scores import AestheticScorer, ScorerEnsemble, load_scorer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EditRequest:
-    """One photo to edit.
-
-    Attributes:
-        photo: the decoded source.
-        aim: up, down or a target score.
-        seed: of the photo's own random generator.
-        prompt: what the denoiser is told the photo shows; empty leaves it to the noise.
-        strength: share of the change that is delivered, in [0, 1].
-        detail, deliver, strip_gps: as in `Delivery`.
-        checkpoint: bytes of an interrupted optimisation of this very request, to go on from; the
-            photo starts again if they are not.
-        subjects: exemplar images (3, H, W) in [-1, 1] for a subject guide.
-        label: class for a classifier guide that names none.
-        protect: (H, W) uint8 at the photo's size: 255 keeps the photo's own pixel, 0 none of it.
-    """
-
-    photo: Photo
-    aim: Aim
-    seed: int
-    prompt: str = ""
-    strength: float = 1.0
-    detail: float = 0.0
-    deliver: str = "transfer"
-    strip_gps: bool = False
-    checkpoint: bytes | None = None
-    subjects: tuple[Tensor, ...] = ()
-    label: str | None = None
-    protect: np.ndarray | None = None
-
-    @property
-    def row(self) -> GuideRow:
-        """What the guides need to know of it."""
-        return GuideRow(self.prompt, self.aim.direction, self.aim.target, self.subjects, self.label)
-
-    def __post_init__(self) -> None:
-        _ = self.delivery  # raises ValueError for what makes no sense
-        size = self.photo.pixels.shape[:2]
-        if self.protect is not None and self.protect.shape != size:
-            raise ValueError(f"protect (={self.protect.shape}) must be of the photo's size {size}.")
-
-    @property
-    def delivery(self) -> Delivery:
-        return Delivery(
-            what=edit_words(self.aim.direction, self.aim.target),
-            strength=self.strength,
-            detail=self.detail,
-            deliver=self.deliver,
-            strip_gps=self.strip_gps,
-        )
-
-
-@dataclass
-class EditResult:
-    """What became of one photo. Scores are of the file as encoded, not of the model's frame.
-
-    Attributes:
-        encoded: the edited photo's file bytes; there whatever the status says.
-        status: ok | rejected | skipped (good enough as it was).
-        inversion_error: RMS of the pair's round trip over the RMS of the latents; None for a
-            method that does not invert.
-        loss_curve: loss of each rendered iterate.
-        delta_e: mean CIEDE2000 colour difference to the source.
-        rejection: why it is not delivered; None unless rejected.
-        protected: share of the frame that was protected; None if nothing was to be.
-        delivered_strength: share of the change in the file: the request's strength, or less where
-            only less of it pleased guide and judge both.
-        change: what `doodl.delivery.deliver.restrength` needs; None if it was not kept.
-    """
-
-    encoded: bytes
-    status: str
-    score_before: float
-    score_after: float
-    judge_before: float
-    judge_after: float
-    psnr_db: float
-    ssim: float
-    inversion_error: float | None
-    num_optim_steps: int
-    stop_reason: str
-    loss_curve: list[float]
-    change: bytes | None = None
-    delta_e: float | None = None
-    rejection: str | None = None
-    protected: float | None = None
-    delivered_strength: float = 1.0
 
 
 class PhotoEditor:
@@ -151,6 +61,7 @@ class PhotoEditor:
         self.backbone, self.guide, self.judge = backbone, guide, judge
         self.config, self.software = config, software
         self.guidance = guidance or Guidance.of_scorer(guide)
+        self.guard = Guard(guide, judge, self.guidance, config, self.view)
         if config.sampler.optimise_at is not None:
             raise ValueError(
                 "sampler.optimise_at is for images generated from noise; a photo is inverted part "
@@ -218,7 +129,7 @@ class PhotoEditor:
             return begun
         with torch.no_grad():
             bases = self.backbone.decode(trip.x_0[places])
-        starts = self._warm_starts(
+        starts = self._starts(
             [requests[i] for i in places], [arrivals[i].view for i in places], bases
         )
         for i, base, start in zip(places, bases.split(1), starts, strict=True):
@@ -237,48 +148,25 @@ class PhotoEditor:
             )
         return begun
 
-    @torch.no_grad()
-    def _warm_starts(
+    def _starts(
         self, requests: Sequence[EditRequest], views: Sequence[Tensor], bases: Tensor
     ) -> list[Start | None]:
-        """Return where photos of one frame size start; None: at the photo as it is."""
-        starts: list[Start | None] = [None] * len(requests)
-        choices = [self._choice(*each) for each in zip(requests, views, strict=True)]
-        preferred = [choice.preferred() for choice in choices]
-        places = [i for i, start in enumerate(preferred) if start is not None]
-        if not places:
-            return starts
-        stretched = torch.cat([start for start in preferred if start is not None])
-        way = self._way([requests[i] for i in places], stretched)
-        trip, _ = way.begin(self.backbone.encode(stretched))
-        images = self.backbone.decode(trip.x_0)
-        fit = TransferFit(
-            bases[places],
-            grey=[requests[i].photo.grey for i in places],
-            locality=self.config.transfer_locality,
-        )
-        delivered = apply_transfer(fit.fit(images), torch.cat([views[i] for i in places]))
-        for k, i in enumerate(places):
-            if math.isfinite(trip.errors[k]) and choices[i].is_better(delivered[k : k + 1]):
-                starts[i] = Start(
-                    stretched[k : k + 1], images[k : k + 1], trip.x[k], trip.y[k], trip.errors[k]
-                )
-        return starts
+        def invert(places: Sequence[int], stretched: Tensor) -> RoundTrip:
+            way = self._way([requests[i] for i in places], stretched)
+            return way.begin(self.backbone.encode(stretched))[0]
 
-    def _choice(self, request: EditRequest, view: Tensor) -> WarmStart:
-        budget = self.config.max_change
-        if budget is not None and request.strength:
-            # In [-1, 1] units, of the whole change.
-            budget = 2 * BUDGET_MARGIN * budget / request.strength
-        return WarmStart(
-            self.guidance,
-            self.config,
-            request.row,
-            request.aim,
-            view,
-            _protected_views([request.protect], view),
-            budget,
-        )
+        choices = [
+            WarmStart.of(
+                self.guidance,
+                self.config,
+                request,
+                view,
+                _protected_views([request.protect], view),
+            )
+            for request, view in zip(requests, views, strict=True)
+        ]
+        grey = [request.photo.grey for request in requests]
+        return warm_starts(self.backbone, choices, bases, grey, invert)
 
     def together(self, slots: Sequence[Slot]) -> tuple[Way, EnhanceProblem]:
         """Return the method and the objective of photos that share a batch."""
@@ -326,7 +214,7 @@ class PhotoEditor:
             raise OptimisationError("the optimisation left the finite numbers at once.")
         photo = request.photo
         moved = state.best_iteration > 0 or slot.start is not None
-        share = self.pleasing_share(request, base, image) if moved else 1.0
+        share = self.guard.pleasing_share(request, base, image) if moved else 1.0
         delivery = replace(
             request.delivery,
             strength=share * request.strength,
@@ -339,7 +227,7 @@ class PhotoEditor:
         delivered = decode_photo(encoded, max_pixels=photo.width_px * photo.height_px)
         before, after = self.scores(photo), self.scores(delivered)
         fidelity = measure_fidelity(photo, delivered)
-        objection = self._objection(request, delivered, before, after)
+        objection = self.guard.objection(request, delivered, before, after)
         judged = verdict(
             state, objection, fidelity, self.config.max_change, warm=slot.start is not None
         )
@@ -363,66 +251,9 @@ class PhotoEditor:
             delivered_strength=delivery.strength,
         )
 
-    @torch.no_grad()
-    def pleasing_share(self, request: EditRequest, base: Tensor, image: Tensor) -> float:
-        """Return the largest share of the change that guide and judge both find better; else 1.
-
-        Tried on the model's view, where it costs no file; the delivered file is judged again.
-        """
-        if self.guidance.scorer is None:
-            return 1.0
-        view = self.view(request.photo)
-        locality = self.config.transfer_locality
-        fit = TransferFit(base, grey=(request.photo.grey,), locality=locality)
-        transfer = fit.fit(image)
-        change = request.strength * (apply_transfer(transfer, view) - view)
-        before = float(self.guide(view)), float(self.judge(view))
-        for share in SHARES:
-            tried = (view + share * change).clamp(-1, 1)
-            after = float(self.guide(tried)), float(self.judge(tried))
-            if score_objection(request.aim, before, after, self.config.judge_slack) is None:
-                return share
-        return 1.0
-
-    @torch.no_grad()
-    def _objection(
-        self,
-        request: EditRequest,
-        delivered: Photo,
-        before: tuple[float, float],
-        after: tuple[float, float],
-    ) -> str | None:
-        """Return why the delivered file is no better than the source; None if it is, to all.
-
-        An aesthetic guide and the judge must both come nearer the aim. Where other guides act,
-        their weighted sum must have fallen. Where no aesthetic guide asks the judge to rise, it
-        must not fall by more than the config's judge_tolerance: what a text or a class asks for
-        need not be beautiful, but it must not be damage.
-        """
-        aesthetic = self.guidance.scorer is not None
-        slack = self.config.judge_slack
-        if (
-            aesthetic
-            and (objection := score_objection(request.aim, before, after, slack)) is not None
-        ):
-            return objection
-        tolerance = self.config.judge_tolerance
-        if not aesthetic and after[1] < before[1] - tolerance:
-            return (
-                f"the judge fell from {before[1]:.3f} to {after[1]:.3f}, by more than {tolerance:g}"
-            )
-        if [spec.kind for spec in self.guidance.specs] == ["aesthetic"]:
-            return None  # the aim is the whole sum
-        source = self.view(request.photo)
-        bound = self.guidance.bind([request.row], source)
-        was, is_now = float(bound.value(source)), float(bound.value(self.view(delivered)))
-        return None if is_now < was else f"the guides' sum went from {was:.4f} to {is_now:.4f}"
-
-    @torch.no_grad()
     def scores(self, photo: Photo) -> tuple[float, float]:
         """Return (guide score, judge score) of a photo as it stands."""
-        view = self.view(photo)
-        return float(self.guide(view)), float(self.judge(view))
+        return self.guard.scores(photo)
 
 
 def _protected_views(masks: Sequence[np.ndarray | None], views: Tensor) -> Tensor | None:

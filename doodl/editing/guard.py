@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from doodl.delivery.transfer import TransferFit, apply_transfer
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
+from doodl.guidance.guidance import Guidance
 from doodl.images import Photo, model_view
 from doodl.measures.fidelity import delta_e, psnr_db, ssim
 from doodl.optimise import LatentState
+from doodl.recipes.config import EditConfig
+from doodl.scores import AestheticScorer, ScorerEnsemble
 
 _COLOUR_PX = 256
 """Shorter side at which colours are compared: a reader's view, and grain averages out."""
@@ -109,3 +118,80 @@ def score_objection(
         if not ok
     ]
     return f"not improved: {' and '.join(wrong)}" if wrong else None
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """Who decides whether an edit is delivered: the guide, and a judge that gave no gradient.
+
+    Attributes:
+        guidance: all that guided; its scorer, where it has one, is the guide.
+        view: gives a photo at the model's size, (1, 3, H, W) in [-1, 1].
+    """
+
+    guide: AestheticScorer | ScorerEnsemble
+    judge: AestheticScorer | ScorerEnsemble
+    guidance: Guidance
+    config: EditConfig
+    view: Callable[[Photo], Tensor]
+
+    @torch.no_grad()
+    def pleasing_share(self, request: EditRequest, base: Tensor, image: Tensor) -> float:
+        """Return the largest share of the change that guide and judge both find better; else 1.
+
+        Tried on the model's view, where it costs no file; the delivered file is judged again.
+        """
+        if self.guidance.scorer is None:
+            return 1.0
+        view = self.view(request.photo)
+        locality = self.config.transfer_locality
+        fit = TransferFit(base, grey=(request.photo.grey,), locality=locality)
+        transfer = fit.fit(image)
+        change = request.strength * (apply_transfer(transfer, view) - view)
+        before = float(self.guide(view)), float(self.judge(view))
+        for share in SHARES:
+            tried = (view + share * change).clamp(-1, 1)
+            after = float(self.guide(tried)), float(self.judge(tried))
+            if score_objection(request.aim, before, after, self.config.judge_slack) is None:
+                return share
+        return 1.0
+
+    @torch.no_grad()
+    def objection(
+        self,
+        request: EditRequest,
+        delivered: Photo,
+        before: tuple[float, float],
+        after: tuple[float, float],
+    ) -> str | None:
+        """Return why the delivered file is no better than the source; None if it is, to all.
+
+        An aesthetic guide and the judge must both come nearer the aim. Where other guides act,
+        their weighted sum must have fallen. Where no aesthetic guide asks the judge to rise, it
+        must not fall by more than the config's judge_tolerance: what a text or a class asks for
+        need not be beautiful, but it must not be damage.
+        """
+        aesthetic = self.guidance.scorer is not None
+        slack = self.config.judge_slack
+        if (
+            aesthetic
+            and (objection := score_objection(request.aim, before, after, slack)) is not None
+        ):
+            return objection
+        tolerance = self.config.judge_tolerance
+        if not aesthetic and after[1] < before[1] - tolerance:
+            return (
+                f"the judge fell from {before[1]:.3f} to {after[1]:.3f}, by more than {tolerance:g}"
+            )
+        if [spec.kind for spec in self.guidance.specs] == ["aesthetic"]:
+            return None  # the aim is the whole sum
+        source = self.view(request.photo)
+        bound = self.guidance.bind([request.row], source)
+        was, is_now = float(bound.value(source)), float(bound.value(self.view(delivered)))
+        return None if is_now < was else f"the guides' sum went from {was:.4f} to {is_now:.4f}"
+
+    @torch.no_grad()
+    def scores(self, photo: Photo) -> tuple[float, float]:
+        """Return (guide score, judge score) of a photo as it stands."""
+        view = self.view(photo)
+        return float(self.guide(view)), float(self.judge(view))

@@ -9,14 +9,20 @@ from the photo's own inversion, and reaches the file as every change does.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from doodl.backbones import Backbone
 from doodl.delivery.mask import keep_protected_view
+from doodl.delivery.transfer import TransferFit, apply_transfer
 from doodl.delivery.transfer.guide import luminance
-from doodl.editing.objective import Aim
+from doodl.editing.objective import BUDGET_MARGIN, Aim
+from doodl.editing.requests import EditRequest
+from doodl.engine.sampling import RoundTrip
 from doodl.guidance.guidance import Guidance, GuideRow
 from doodl.recipes.config import EditConfig
 
@@ -53,6 +59,22 @@ def stretched_levels(view: Tensor, share: float, *, by_channel: bool) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Start:
+    """A start that is not the photo itself.
+
+    Attributes:
+        view: (1, 3, H, W) in [-1, 1], what was inverted. image: (1, 3, H, W), its noise's decode.
+        x, y: its noise, (C, h, w). inversion_error: of its round trip.
+    """
+
+    view: Tensor
+    image: Tensor
+    x: Tensor
+    y: Tensor
+    inversion_error: float
+
+
+@dataclass(frozen=True, eq=False)
 class WarmStart:
     """The choice of where one photo starts.
 
@@ -69,6 +91,22 @@ class WarmStart:
     view: Tensor
     protect: Tensor | None = None
     max_change: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        guidance: Guidance,
+        config: EditConfig,
+        request: EditRequest,
+        view: Tensor,
+        protect: Tensor | None,
+    ) -> WarmStart:
+        """Return the choice of a request; `protect` as the attribute."""
+        budget = config.max_change
+        if budget is not None and request.strength:
+            # In [-1, 1] units, of the whole change.
+            budget = 2 * BUDGET_MARGIN * budget / request.strength
+        return cls(guidance, config, request.row, request.aim, view, protect, budget)
 
     @torch.no_grad()
     def preferred(self) -> Tensor | None:
@@ -114,3 +152,39 @@ def may_start_warm(config: EditConfig, guidance: Guidance, aim: Aim) -> bool:
     """
     aesthetic = any(spec.kind == "aesthetic" for spec in guidance.specs)
     return config.warm_start and aesthetic and aim.direction == "up"
+
+
+@torch.no_grad()
+def warm_starts(
+    backbone: Backbone,
+    choices: Sequence[WarmStart],
+    bases: Tensor,
+    grey: Sequence[bool],
+    invert: Callable[[Sequence[int], Tensor], RoundTrip],
+) -> list[Start | None]:
+    """Return where photos of one frame size start; None: at the photo as it is.
+
+    Args:
+        bases: (B, 3, H, W), the photos' decoded inversions. grey: whether each has no colour.
+        invert: gives the round trip of views (K, 3, H, W) that are of the photos at K places.
+    """
+    starts: list[Start | None] = [None] * len(choices)
+    preferred = [choice.preferred() for choice in choices]
+    places = [i for i, start in enumerate(preferred) if start is not None]
+    if not places:
+        return starts
+    stretched = torch.cat([start for start in preferred if start is not None])
+    trip = invert(places, stretched)
+    images = backbone.decode(trip.x_0)
+    fit = TransferFit(
+        bases[places],
+        grey=[grey[i] for i in places],
+        locality=choices[0].config.transfer_locality,
+    )
+    delivered = apply_transfer(fit.fit(images), torch.cat([choices[i].view for i in places]))
+    for k, i in enumerate(places):
+        if math.isfinite(trip.errors[k]) and choices[i].is_better(delivered[k : k + 1]):
+            starts[i] = Start(
+                stretched[k : k + 1], images[k : k + 1], trip.x[k], trip.y[k], trip.errors[k]
+            )
+    return starts

@@ -27,8 +27,9 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from doodl.backbones import Backbone
-from doodl.editing.editor import EditRequest, EditResult, PhotoEditor
+from doodl.editing.editor import PhotoEditor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest, EditResult
 from doodl.errors import DoodlError
 from doodl.evaluation.ablations import ABLATIONS, Ablation, changed
 from doodl.evaluation.unets import CountedUNet, without_noise

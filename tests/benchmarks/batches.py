@@ -35,9 +35,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from doodl.editing.editor import EditRequest, EditResult, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.methods import Slot
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest, EditResult
 from doodl.engine.overlap import read_ahead
 from doodl.errors import DoodlError
 from doodl.evaluation.cases import Draw, draw_cases, prepare

@@ -19,8 +19,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.editor import load_editor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.images import decode_photo
 from doodl.recipes.presets import preset
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.editor import load_editor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.images import decode_photo
 from doodl.recipes.presets import preset
 from tests.photos import pixels

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from doodl.editing.editor import EditRequest, EditResult, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest, EditResult
 from doodl.evaluation.cases import Case, Draw, Source, draw_cases, prepare
 from doodl.evaluation.referee import default_referee, load_referee
 from doodl.evaluation.rows import fingerprint

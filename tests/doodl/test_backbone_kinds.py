@@ -14,8 +14,9 @@ from diffusers import (
 from doodl.adjoint import generate_with_grad
 from doodl.backbones import load_backbone
 from doodl.edict import generate, invert
-from doodl.editing.editor import EditRequest, PhotoEditor
+from doodl.editing.editor import PhotoEditor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.images import decode_photo
 from doodl.recipes.config import EditConfig, OptimiserConfig, SamplerConfig
 from doodl.scores import load_scorer

@@ -9,8 +9,9 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from doodl.backbones import load_backbone
 from doodl.edict import generate, invert
-from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.errors import ModelError
 from doodl.images import decode_photo
 from doodl.pocket import weights_dir

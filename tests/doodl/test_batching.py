@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.editor import load_editor
 from doodl.editing.methods import Slot
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.engine.checkpoints import state_to_bytes
 from doodl.engine.stream import edit_continuously
 from doodl.errors import InversionError

@@ -8,8 +8,9 @@ import torch
 
 from doodl.adjoint import generate_with_grad
 from doodl.edict import generate, invert
-from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.objective import Aim, EnhanceProblem, points_to_go
+from doodl.editing.requests import EditRequest
 from doodl.engine import sampling
 from doodl.engine.checkpoints import state_to_bytes
 from doodl.engine.sampling import round_trip

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.guidance.guidance import load_guidance
 from doodl.guidance.spec import parse_guides
 from doodl.images import decode_photo

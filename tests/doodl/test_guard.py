@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.guard import Fidelity, measure_fidelity, score_objection, verdict
 from doodl.editing.objective import Aim, EnhanceProblem
+from doodl.editing.requests import EditRequest
 from doodl.images import decode_photo
 from doodl.measures.fidelity import delta_e, psnr_db
 from doodl.optimise import LatentState

@@ -97,7 +97,7 @@ def test_types_are_seen_from_outside(tmp_path):
         [sys.executable, "-m", "mypy", "user.py"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     ).stdout  # fmt: skip
-    assert 'Revealed type is "doodl.editing.editor.EditResult"' in told
+    assert 'Revealed type is "doodl.editing.requests.EditResult"' in told
     assert "-> doodl.editing.editor.PhotoEditor" in told
     assert "-> doodl.schedule.Schedule" in told
     assert 'Argument 1 to "edit" has incompatible type "int"' in told

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from doodl import moves
-from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.methods import check_method
 from doodl.editing.methods.identity import LatentBackbone, PixelBackbone, adapted
 from doodl.editing.methods.stepwise import acting_alphas, denoise_step, denoised, guided_noise
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.engine.checkpoints import state_to_bytes
 from doodl.generation import ImageGenerator
 from doodl.images import decode_photo

@@ -17,8 +17,9 @@ from doodl.delivery.mask import (
     load_protector,
     view_of_mask,
 )
-from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.editor import load_editor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.errors import ProtectionError
 from doodl.images import decode_photo
 from doodl.recipes.presets import preset

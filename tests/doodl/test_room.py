@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.engine import room
 from doodl.engine.room import MARGIN, FittingRoom, available_bytes, free_bytes, photo_bytes
 from doodl.engine.stream import Arrival

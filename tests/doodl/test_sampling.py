@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from doodl import adjoint, edict, moves
-from doodl.editing.editor import EditRequest, PhotoEditor, load_editor
+from doodl.editing.editor import PhotoEditor, load_editor
 from doodl.editing.inverter import InvertRequest, PhotoInverter
 from doodl.editing.latent_files import latents_from_bytes, latents_to_bytes
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.engine.sampling import check_sampler, denoise_to, generate, round_trip
 from doodl.generation import GenerateRequest, ImageGenerator
 from doodl.guidance.guidance import GuideRow, load_guidance

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from doodl.delivery.transfer.guide import luminance
-from doodl.editing.editor import EditRequest, load_editor
+from doodl.editing.editor import load_editor
 from doodl.editing.guard import Fidelity, verdict
 from doodl.editing.objective import Aim
+from doodl.editing.requests import EditRequest
 from doodl.editing.start import WarmStart, stretched_levels
 from doodl.engine.checkpoints import state_to_bytes
 from doodl.guidance.guidance import GuideRow

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from doodl.delivery.deliver import deliver
-from doodl.editing.editor import EditResult
+from doodl.editing.requests import EditResult
 from doodl.images import decode_photo, model_view
 from jobs.cli import app
 from manifests.changes import Changes

@@ -15,12 +15,12 @@ from doodl.backbones import Backbone
 from doodl.backbones.denoiser import NoisePredictor
 from doodl.editing.methods.endtoend import EndToEnd
 from doodl.editing.methods.identity import adapted
-from doodl.editing.methods.slots import Slot, Start, Way
+from doodl.editing.methods.slots import Slot, Way
 from doodl.editing.methods.stepwise import StepByStep
 from doodl.recipes.config import EditConfig
 from doodl.schedule import Schedule
 
-__all__ = ["EndToEnd", "Slot", "Start", "StepByStep", "Way", "adapted", "check_method", "way_of"]
+__all__ = ["EndToEnd", "Slot", "StepByStep", "Way", "adapted", "check_method", "way_of"]
 
 
 def check_method(backbone: Backbone, config: EditConfig) -> None:

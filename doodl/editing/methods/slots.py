@@ -10,24 +10,9 @@ from torch import Tensor
 
 from doodl.backbones.denoiser import NoisePredictor
 from doodl.editing.objective import EnhanceProblem
+from doodl.editing.start import Start
 from doodl.engine.sampling import RoundTrip
 from doodl.optimise import LatentState
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """A start that is not the photo itself (`doodl.editing.start`).
-
-    Attributes:
-        view: (1, 3, H, W) in [-1, 1], what was inverted. image: (1, 3, H, W), its noise's decode.
-        x, y: its noise, (C, h, w). inversion_error: of its round trip.
-    """
-
-    view: Tensor
-    image: Tensor
-    x: Tensor
-    y: Tensor
-    inversion_error: float
 
 
 @dataclass(eq=False)
