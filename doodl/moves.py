@@ -36,6 +36,11 @@ class Move(Protocol):
 
     num_calls: ClassVar[int] = 1
 
+    @property
+    def exact(self) -> bool:
+        """Whether `undo` gives the state that was, to rounding."""
+        return True
+
     def do(self, z: State, epsilon: PredictNoise, /) -> State: ...
     def undo(self, z: State, epsilon: PredictNoise, /) -> State: ...
     def back(self, g: State, pull_back: PullBack, /) -> State: ...
@@ -53,6 +58,10 @@ class Denoise(Move):
     a: float
     b: float
     t: Tensor
+
+    @property
+    def exact(self) -> bool:
+        return self.k != self.r
 
     def do(self, z: State, epsilon: PredictNoise) -> State:
         return _put(z, self.k, self.a * z[self.k] + self.b * epsilon(z[self.r], self.t))
@@ -236,7 +245,7 @@ def generate_with_grad(
         with torch.no_grad():
             return generate(predict_noise, moves, z)
     check_state(z)
-    rebuild = mode == "invert" and not any(isinstance(m, Denoise) and m.r == m.k for m in moves)
+    rebuild = mode == "invert" and all(move.exact for move in moves)
     num_calls = sum(move.num_calls for move in moves)
     tape = Tape(predict_noise, z[0].dtype, num_calls, budget_bytes, stores=not rebuild)
     return _Generate.apply(tape, moves, *z)

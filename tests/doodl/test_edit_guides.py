@@ -98,7 +98,7 @@ def test_without_an_aesthetic_guide_the_sum_decides_and_the_judge_may_fall_a_lit
 ):
     guided = guided_by(editor, WARMTH)
     after = (2.0, 5.0 + judge)  # the score of a guide that does not act counts for nothing
-    objection = guided._objection(request(4), tinted(4, red, -red), (5.0, 5.0), after)
+    objection = guided.guard.objection(request(4), tinted(4, red, -red), (5.0, 5.0), after)
     assert (objection is None) is improved
 
 
@@ -115,7 +115,7 @@ def test_beside_an_aesthetic_guide_score_judge_and_sum_must_all_improve(
     editor, red, after, improved
 ):
     guided = guided_by(editor, WARMTH.replace("=2", "=50"), "aesthetic=0.01")
-    objection = guided._objection(request(5), tinted(5, red, -red), (5.0, 5.0), after)
+    objection = guided.guard.objection(request(5), tinted(5, red, -red), (5.0, 5.0), after)
     assert (objection is None) is improved
 
 

@@ -189,7 +189,7 @@ def test_the_largest_share_that_pleases_the_judge_is_delivered(editor, source, b
         Fixed(lambda mean: -((mean - light - best) ** 2)),  # likes light up to twice `best`
         replace(editor.config, judge_slack=0.0),
     )
-    assert judged.pleasing_share(source, base, image) == share
+    assert judged.guard.pleasing_share(source, base, image) == share
 
 
 @pytest.mark.parametrize(
