@@ -157,9 +157,9 @@ def test_a_lease_renewed_for_a_driver_that_hangs_is_told(storage, policy):
         OutputFolder(storage).refuse_hanging(policy)
 
 
-@pytest.mark.parametrize("facts", [{}, silent_since(0.5)])
-def test_a_lease_of_a_driver_at_work_or_of_an_older_version_is_not(storage, facts):
-    foreign(storage, ttl_seconds=3600, **facts)
+@pytest.mark.parametrize("silent_hours", [None, 0.5])
+def test_a_lease_of_a_driver_at_work_or_of_an_older_version_is_not(storage, silent_hours):
+    foreign(storage, ttl_seconds=3600, **(silent_since(silent_hours) if silent_hours else {}))
     with pytest.raises(OutputLockedError, match="wait for it") as caught:
         driver_lease(storage, if_running="skip", ttl_seconds=TTL).__enter__()
     assert not caught.value.hangs
