@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs import console, exits
+from manifests.originals import output_around
 from manifests.records import to_records
+from manifests.scan import unlisted
 from manifests.schemas import MANIFEST_SCHEMA
 from pipeline.inputs import load_input, unlisted_lines
 
@@ -21,6 +23,9 @@ def build(photos: Path, manifest: Path, *, overwrite: bool) -> int:
     """Write a manifest with one row per photo of a folder; return 3 if some cannot be listed."""
     _check_target(photos, manifest, overwrite=overwrite)
     table = load_input(str(photos))
+    if unlisted(table) and os.path.lexists(manifest):
+        console.say(f"{manifest} is left as it is: a part of {photos} is missing")
+        return _say_unlisted(table)
     columns = [table[name].cast(MANIFEST_SCHEMA.field(name).type) for name in MANIFEST_SCHEMA.names]
     _write(pa.table(columns, schema=MANIFEST_SCHEMA), manifest)
     console.say(f"{table.num_rows:,} rows written to {manifest}")
@@ -32,6 +37,8 @@ def _check_target(photos: Path, manifest: Path, *, overwrite: bool) -> None:
         raise exits.UsageError(f"{manifest} must end in .parquet.")
     if not manifest.parent.is_dir():
         raise exits.UsageError(f"{manifest.parent} is no folder; make it first.")
+    if (around := output_around(manifest)) is not None:
+        raise exits.UsageError(f"{manifest} lies in the output folder {around}; give another.")
     if not os.path.lexists(manifest):
         return
     if not overwrite:

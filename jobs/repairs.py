@@ -14,6 +14,7 @@ from jobs.submit import Where, find_place
 from manifests.claims import claim_folder
 from manifests.commits import OutputFolder
 from manifests.errors import ManifestError
+from manifests.originals import output_around
 from manifests.paths import edited_relpath
 from manifests.storage import LocalStorage
 from pipeline.repair import repair_output
@@ -137,8 +138,11 @@ def replay_rows(
     """Make rows again, print how far they differ, and return 0 if no pixel does, 3 otherwise."""
     replayer = Replayer(str(out), device=device)
     if to is not None:
+        places = OutputFolder(str(out)).input_places()
+        if (around := output_around(to)) is not None:
+            raise exits.UsageError(f"{to} lies in the output folder {around}; choose another --to.")
         with writing_output():
-            claim_folder(to, REPLAY_FILE, {"from": str(out)}, "--to")
+            claim_folder(to, REPLAY_FILE, {"from": str(out)}, "--to", inputs=places)
     told: list[dict[str, Any]] = []
     same = True
     for row_id in rows:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from manifests.errors import OriginalError
-from manifests.originals import unlinked
+from manifests.originals import refuse_overlap, unlinked
 from manifests.paths import is_litter
 from manifests.storage import LocalStorage
 
@@ -19,6 +19,7 @@ def claim_folder(
     record: Mapping[str, Any],
     option: str,
     *,
+    inputs: Iterable[str] = (),
     older_marks: Collection[str] = (),
 ) -> None:
     """Mark a folder as one that a command of ours fills: it must be new, empty or marked before.
@@ -26,11 +27,14 @@ def claim_folder(
     Args:
         mark: name of the file that marks it. record: what the file says.
         option: by which another folder is chosen, as `--to`.
+        inputs: folders and files that the command reads.
         older_marks: names that mark one which an earlier version has filled.
-    Raises: OriginalError if it is a file, holds anything else, or a link that leads elsewhere.
+    Raises: OriginalError if it is a file, holds anything else, one of the inputs, or a link that
+        leads elsewhere. Links farther down are refused when something is written through them.
     """
     if folder.exists() and not folder.is_dir():
         raise OriginalError(f"{folder} is a file; choose a folder with {option}.")
+    refuse_overlap(folder, inputs, option)
     held = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [path.name for path in held if not is_litter(path.name)]
     if names and {mark, *older_marks}.isdisjoint(names):

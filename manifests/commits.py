@@ -25,7 +25,7 @@ from manifests.errors import CommitError
 from manifests.job import MANIFEST_FILE
 from manifests.ledger import Ledger, read_ledger
 from manifests.locks import Heartbeat, IfRunning, driver_lock, locked_error, overdue, read_holder
-from manifests.originals import refuse_links, refuse_original, refuse_overlap
+from manifests.originals import input_folders, refuse_links, refuse_original, refuse_overlap
 from manifests.overwrites import keep_overwritten, restore_overwritten
 from manifests.parts import read_part
 from manifests.paths import FILE_FOLDERS, is_safe_relpath
@@ -330,6 +330,12 @@ class OutputFolder:
             return None
         return read_part(self.storage, MANIFEST_FILE)
 
+    def input_places(self) -> list[str]:
+        """Return the folders of what the job last read: its photos, subjects and manifest."""
+        photos = (self.read_job() or {}).get("photos")
+        table = self.read_manifest()
+        return [*([photos] if photos else []), *(input_folders(table) if table is not None else [])]
+
     # What is done
 
     def done(self) -> pa.Table:
@@ -342,6 +348,10 @@ class OutputFolder:
     def results(self) -> pa.Table:
         """Return every committed row, all result columns: parts and staged rows."""
         return self._committed(with_extras(RESULT_SCHEMA, self.extras).names, since=0)
+
+    def committed(self, columns: list[str]) -> pa.Table:
+        """Return these columns of every committed row, whatever a redo has still to do."""
+        return self._committed(columns, since=0)
 
     def rows(self, row_ids: Iterable[str]) -> dict[str, ResultRow]:
         """Return the committed rows of these row_ids, by row_id."""

@@ -11,19 +11,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from manifests.errors import JobConflictError, ManifestError, OutputCorruptError
 from manifests.identity import params_fingerprint
-from manifests.parts import conform, read_part
+from manifests.originals import JOB_FILE
+from manifests.parts import conform
 from manifests.paths import TABLE_SUFFIXES, is_litter, local_path
 from manifests.reading import DamagedFileError, parsed
 from manifests.schemas import current_name
-from manifests.secret_columns import without_secrets
 from manifests.secrets import scrub_uri
 from manifests.storage import Storage
 
-JOB_FILE = "_job.json"
 MANIFEST_FILE = "_manifest.parquet"
 EXTRAS_FILE = "_state/extra_columns.arrow"
 PARAMS_FOLDER = "_state/params"
@@ -41,7 +39,7 @@ They are part of the fingerprint all the same, so a row says what it was made wi
 """
 
 _PENDING = b"doodl_pending"
-_WAY_OUT = "choose another --out, or say --moved if it is the same collection in a new place."
+WAY_OUT = "choose another --out, or say --moved if it is the same collection in a new place."
 
 
 def read_job(storage: Storage) -> dict[str, Any] | None:
@@ -172,39 +170,15 @@ def _continued(
 def refuse_other_photos(uri: str, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise JobConflictError if a folder's results are those of another folder of photos.
 
-    Two manifests may take turns: their rows say which photos they mean (`refuse_other_rows`).
+    Two manifests may take turns: their rows say which photos they mean.
     """
     was, now = recorded.get("photos"), wanted.get("photos")
     if not was or not now or _same_place(was, now) or (_is_table(was) and _is_table(now)):
         return
     raise JobConflictError(
-        f"{uri} holds the results of {scrub_uri(was)}, not of {scrub_uri(now)}; {_WAY_OUT}",
+        f"{uri} holds the results of {scrub_uri(was)}, not of {scrub_uri(now)}; {WAY_OUT}",
         {"photos": (was, now)},
     )
-
-
-def refuse_other_rows(storage: Storage, table: pa.Table) -> None:
-    """Raise JobConflictError if rows of these names were other photos, in another place.
-
-    Args:
-        table: row_id, image_uri and image_hash of a manifest that is not the last run's.
-    """
-    names = ["row_id", "image_uri", "image_hash"]
-    if not storage.exists(MANIFEST_FILE):
-        return
-    earlier = read_part(storage, MANIFEST_FILE, names)
-    table = without_secrets(table.select(names))
-    at = pc.index_in(table["row_id"], value_set=earlier["row_id"].combine_chunks())
-    was = earlier.take(at)
-    moved, changed = (pc.not_equal(was[name], table[name]) for name in names[1:])
-    other = pc.fill_null(pc.and_(moved, changed), False)
-    if pc.any(other).as_py():
-        row = pc.index(other, True).as_py()
-        old, new = was["image_uri"][row].as_py(), table["image_uri"][row].as_py()
-        raise JobConflictError(
-            f"{storage.uri} holds the result of {old} as {table['row_id'][row].as_py()!r}, "
-            f"which is now {new}; {_WAY_OUT}"
-        )
 
 
 def _same_place(first: str, second: str) -> bool:

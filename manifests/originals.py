@@ -1,10 +1,11 @@
 """Originals are never written: where the inputs lie, against where files go.
 
 Two rules together keep them apart. No input lies in the output folder (`refuse_overlap`, before a
-run writes anything): compared are the folders themselves, by device and inode up to the root, so
-that no link, mount or spelling hides one. And below an output folder nothing is a link (`unlinked`,
-before every write, move and removal), so that what is written there lies there. A photo that is a
-link of its own is caught by `refuse_original`, before its edit is written.
+run writes anything): compared are the folders that inputs lie in, and those that linked ones lead
+to, by device and inode up to the root, so that no link, mount or spelling hides one. And below an
+output folder nothing is a link (`unlinked`, before every write, move and removal), so that what is
+written there lies there. `refuse_original` asks once more before each edit is written, as links
+change while a run goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from manifests.errors import LinkedOutputError, OriginalError
 from manifests.inline import is_inline
 from manifests.paths import local_path
 
+JOB_FILE = "_job.json"
 OWN_FOLDERS = ("edited", "unguided", "latents", "results", "images", "report", "_state")
 """What lies in an output folder, beside files."""
 
@@ -55,6 +57,12 @@ def _is_junction(path: Path) -> bool:
     return os.name == "nt" and hasattr(path, "is_junction") and path.is_junction()
 
 
+def output_around(path: Path) -> Path | None:
+    """Return the output folder that a path is or lies in, None if it is in none."""
+    real = Path(os.path.realpath(path))
+    return next((folder for folder in (real, *real.parents) if (folder / JOB_FILE).is_file()), None)
+
+
 def refuse_links(out: str | os.PathLike[str]) -> None:
     """Raise LinkedOutputError if one of an output folder's own folders is a link."""
     root = local_path(os.fspath(out))
@@ -68,22 +76,41 @@ def refuse_links(out: str | os.PathLike[str]) -> None:
 
 
 def input_folders(table: pa.Table) -> list[str]:
-    """Return the folders, each once, of the photos and subjects that an input table names."""
-    uris = [table["image_uri"].combine_chunks()]
+    """Return the folders, each once, of the photos and subjects that an input table names.
+
+    Those of a manifest that are links also by where they lead; a scan tells that itself
+    (`scan.linked_folders`).
+    """
+    uris = [table["image_uri"].filter(pc.is_null(table["size_bytes"])).combine_chunks()]
     if table["subject_uris"].null_count < table.num_rows:
         uris += [chunk.flatten() for chunk in table["subject_uris"].chunks]
-    folders: set[str] = set()
-    for column in uris:
+    folders = {
+        os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+        for column in uris
+        for uri in column.drop_null().to_pylist()
+        if (path := local_path(uri)) is not None and _is_link(path)
+    }
+    for column in [table["image_uri"].combine_chunks(), *uris[1:]]:
         named = pc.replace_substring_regex(column.drop_null(), _NAME, "/")
         folders.update(pc.unique(named).to_pylist())
     return sorted(folders)
 
 
-def refuse_overlap(out: str | os.PathLike[str], places: Iterable[str]) -> None:
+def _is_link(path: str) -> bool:
+    try:
+        return os.path.islink(path)  # noqa: PTH114 (a million of them)
+    except ValueError:  # a name that no file can have
+        return False
+
+
+def refuse_overlap(
+    out: str | os.PathLike[str], places: Iterable[str], option: str = "--out"
+) -> None:
     """Raise OriginalError if one of the places, that are read, lies in the output folder.
 
     Args:
         places: folders or files, by path or URI; one that does not exist overlaps nothing.
+        option: by which another output folder is chosen.
     """
     out = os.fspath(out)
     root = local_path(out)
@@ -98,7 +125,7 @@ def refuse_overlap(out: str | os.PathLike[str], places: Iterable[str]) -> None:
         if inside:
             raise OriginalError(
                 f"{place} lies in the output folder {out}, and originals are never written over; "
-                "choose another folder with --out."
+                f"choose another folder with {option}."
             )
 
 
@@ -117,10 +144,16 @@ def _identity(path: str | os.PathLike[str]) -> Identity | None:
 
 def _lies_in(path: str, own: frozenset[Identity], known: dict[str, bool]) -> bool:
     """Return whether a path is one of these folders or below one, asking each folder once."""
-    if path not in known:
+    asked = []
+    while path not in known and _identity(path) not in own:
+        asked.append(path)
         parent = os.path.dirname(path)  # noqa: PTH120
-        known[path] = _identity(path) in own or (parent != path and _lies_in(parent, own, known))
-    return known[path]
+        if parent == path:
+            break
+        path = parent
+    inside = known.get(path, path not in asked)
+    known.update(dict.fromkeys([*asked, path], inside))
+    return inside
 
 
 def _remote_key(uri: str) -> str:

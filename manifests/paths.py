@@ -16,6 +16,9 @@ PHOTO_SUFFIXES = frozenset(
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 """What a manifest's file name ends in."""
 
+OUTPUT_MARKS = frozenset({"_job.json", "_replay.json", "_restrength.json", "_evaluation.json"})
+"""Files that mark a folder as one that a command has filled: no photo of it is an original."""
+
 FILE_FOLDERS = ("edited/", "unguided/", "latents/")
 """Where the files that result rows name lie in an output folder."""
 

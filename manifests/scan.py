@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from manifests.errors import ManifestError
 from manifests.job import JOB_FILE
-from manifests.paths import PHOTO_SUFFIXES, path_uri, row_id_problem, split_suffix
+from manifests.paths import OUTPUT_MARKS, PHOTO_SUFFIXES, path_uri, row_id_problem, split_suffix
 from manifests.schemas import INPUT_SCHEMA
 
-_UNLISTED = b"doodl_unlisted"  # in a table's schema metadata: what `unlisted` returns
+# In a table's schema metadata: what `unlisted` and `linked_folders` return.
+_UNLISTED, _LINKED = b"doodl_unlisted", b"doodl_linked"
 _NOT_TEXT = re.compile("[\udc80-\udcff]")  # how Python spells the bytes it cannot decode
 
 
@@ -29,8 +30,9 @@ def scan_photos(
 
     row_id is the path below `folder`, image_uri the absolute path; size_bytes and mtime_ns are the
     file's. A photo is a file whose name ends in one of `suffixes`, whatever is in it. Hidden
-    files and folders are passed over, and so is, whole, any folder that holds a `_job.json`: it is
-    some job's output. A linked folder is entered once, and not if it lies in `folder` or above it.
+    files and folders are passed over, and so is, whole, any folder below that holds one of
+    OUTPUT_MARKS: a command has filled it. A linked folder is entered once, and not if it lies in
+    `folder` or above it.
     What cannot be listed below `folder` is left out, and named by `unlisted`.
 
     Raises: ManifestError if `folder` is no readable folder.
@@ -43,7 +45,8 @@ def scan_photos(
             f"{root} is a job's output (it holds {JOB_FILE}); give the folder of the originals."
         )
     left_out: list[tuple[str, str]] = []
-    photos = _photos(str(root), recursive, suffixes, left_out)
+    linked: set[str] = set()
+    photos = _photos(str(root), recursive, suffixes, left_out, linked)
     found = sorted(photos, key=lambda photo: photo[0])
     row_ids = [_text(relpath) for relpath, _, _ in found]
     problems = [row_id_problem(row_id) for row_id in row_ids]
@@ -56,9 +59,9 @@ def scan_photos(
         "row_error_type": pa.array(["InvalidRow" if p else None for p in problems], pa.string()),
         "row_error": pa.array(problems, pa.string()),
     }
-    schema = INPUT_SCHEMA
-    if left_out:
-        schema = schema.with_metadata({_UNLISTED: json.dumps(left_out).encode()})
+    told = {_UNLISTED: left_out, _LINKED: sorted(linked)}
+    metadata = {key: json.dumps(value).encode() for key, value in told.items() if value}
+    schema = INPUT_SCHEMA.with_metadata(metadata) if metadata else INPUT_SCHEMA
     return pa.table([columns.get(f.name, pa.nulls(count, f.type)) for f in schema], schema=schema)
 
 
@@ -71,17 +74,27 @@ def unlisted(table: pa.Table) -> list[tuple[str, str]]:
     return [(path, reason) for path, reason in json.loads(told)]
 
 
+def linked_folders(table: pa.Table) -> list[str]:
+    """Return the folders where the photos really lie that the scan found as links."""
+    return json.loads((table.schema.metadata or {}).get(_LINKED, b"[]"))
+
+
 def _text(relpath: str) -> str:
     """Return the path as text: bytes that are not UTF-8 become %NN."""
     return _NOT_TEXT.sub(lambda m: f"%{ord(m.group()) - 0xDC00:02X}", relpath)
 
 
 def _photos(
-    root: str, recursive: bool, suffixes: Collection[str], left_out: list[tuple[str, str]]
+    root: str,
+    recursive: bool,
+    suffixes: Collection[str],
+    left_out: list[tuple[str, str]],
+    linked: set[str],
 ) -> Iterator[tuple[str, int, int]]:
     """Yield (path below root, size, mtime) of every photo, in no order.
 
-    What cannot be looked at is added to `left_out`, with the reason. Raises: ManifestError if that
+    What cannot be looked at is added to `left_out`, with the reason; to `linked` the real folder of
+    each photo that is a link. Raises: ManifestError if that
     is the root itself.
     """
     real_root = os.path.realpath(root)
@@ -98,7 +111,7 @@ def _photos(
                 raise ManifestError(f"{root} cannot be listed ({_reason(error)}).") from error
             left_out.append((path, _reason(error)))
             continue
-        if any(entry.name == JOB_FILE for entry in entries):
+        if folder and not OUTPUT_MARKS.isdisjoint(entry.name for entry in entries):
             continue
         for entry in entries:
             if entry.name.startswith("."):
@@ -110,6 +123,8 @@ def _photos(
                         folders.append(below)
                 elif split_suffix(entry.name)[1].lower() in suffixes and entry.is_file():
                     status = entry.stat()
+                    if entry.is_symlink():
+                        linked.add(os.path.dirname(os.path.realpath(entry.path)))  # noqa: PTH120
                     yield below, status.st_size, status.st_mtime_ns
             except OSError as error:  # a link that loops, a name out of reach
                 left_out.append((f"{path}/{entry.name}", _reason(error)))

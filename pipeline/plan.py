@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.commits import OutputFolder
 from manifests.errors import JobConflictError
 from manifests.hashes import hash_inputs
 from manifests.identity import params_fingerprint
-from manifests.job import refuse_other_photos, refuse_other_rows
+from manifests.job import WAY_OUT, refuse_other_photos
 from manifests.originals import input_folders
+from manifests.paths import local_path
 from manifests.plan import Plan, PlanOptions, plan_rows
 from manifests.rows import manifest_rows
+from manifests.scan import linked_folders
+from manifests.schemas import DONE_STATUSES
+from manifests.secret_columns import without_secrets
 from pipeline.guide_files import changed_options, named_changes, with_row_guides
 from pipeline.inputs import load_rows
 from pipeline.outcomes import TRANSIENT_ERRORS, WorkItem
@@ -113,8 +119,14 @@ def job_record(spec: JobSpec) -> dict[str, Any]:
         "doodl_version": version(),
         "preset": spec.preset,
         "photos": spec.photos,
+        "photos_real": _real(spec.photos),
         "beside_revisions": spec.beside_revisions,
     }
+
+
+def _real(photos: str) -> str | None:
+    path = local_path(photos) if photos else None
+    return None if path is None else os.path.realpath(path)
 
 
 def make_plan(
@@ -152,7 +164,7 @@ def preview_plan(spec: JobSpec, choice: RunChoice) -> Plan:
             done = done.slice(0, 0)
     inputs = hash_inputs(inputs, folder.storage if recorded is not None else None)
     if recorded is not None and is_elsewhere(recorded, spec, choice):
-        refuse_other_rows(folder.storage, inputs)
+        refuse_other_rows(folder, recorded, spec, inputs)
     return _planned(spec, choice, inputs, done)
 
 
@@ -170,7 +182,9 @@ def refuse_folder(
     places = [place for place in (spec.photos, spec.protect, *spec.subjects) if place]
     if Path(spec.model).is_absolute():
         places.append(spec.model)
-    folder.refuse_foreign(places if inputs is None else [*places, *input_folders(inputs)])
+    if inputs is not None:
+        places += [*input_folders(inputs), *linked_folders(inputs)]
+    folder.refuse_foreign(places)
     recorded = folder.read_job()
     if recorded is not None and not choice.moved:
         refuse_other_photos(spec.out, recorded, job_record(spec))
@@ -181,7 +195,42 @@ def refuse_folder(
 
 def is_elsewhere(recorded: Mapping[str, Any], spec: JobSpec, choice: RunChoice) -> bool:
     """Return whether the rows come from another place than the last run's, as far as is known."""
-    return not choice.moved and recorded.get("photos") != spec.photos
+    now = job_record(spec)
+    return not choice.moved and any(
+        recorded.get(name, now[name]) != now[name] for name in ("photos", "photos_real")
+    )
+
+
+def refuse_other_rows(
+    folder: OutputFolder, recorded: Mapping[str, Any], spec: JobSpec, inputs: pa.Table
+) -> None:
+    """Raise JobConflictError if finished rows of these names are of other photos, elsewhere.
+
+    Elsewhere is under another address; or, where a link or a mount of the same name leads to
+    another place than it did, there: then most photos have to be others, as a machine may reach
+    the same ones by another way.
+
+    Args:
+        inputs: of `hash_inputs`.
+    """
+    done = folder.committed(["row_id", "image_uri", "input_key", "status"])
+    done = done.filter(pc.is_in(done["status"], value_set=pa.array(DONE_STATUSES)))
+    rows = without_secrets(_planned(spec, RunChoice(), inputs, _nothing_done()).table)
+    was = done.take(pc.index_in(rows["row_id"], value_set=done["row_id"].combine_chunks()))
+    changed = pc.fill_null(pc.not_equal(was["input_key"], rows["input_key"]), False)
+    other = pc.and_(changed, pc.fill_null(pc.not_equal(was["image_uri"], rows["image_uri"]), False))
+    if recorded.get("photos") == spec.photos:
+        shared = len(was) - was["row_id"].null_count
+        other = changed if 2 * (pc.sum(changed).as_py() or 0) > shared else other
+    if not pc.any(other).as_py():
+        return
+    row = pc.index(other, True).as_py()
+    old, new = was["image_uri"][row].as_py(), rows["image_uri"][row].as_py()
+    led = f", which led to {recorded.get('photos_real')}" if old == new else ""
+    raise JobConflictError(
+        f"{spec.out} holds the result of {old}{led} as {rows['row_id'][row].as_py()!r}, which is "
+        f"now {_real(new) or new if old == new else new}; {WAY_OUT}"
+    )
 
 
 def refuse_conflict(recorded: Mapping[str, Any], spec: JobSpec) -> None:

@@ -22,7 +22,7 @@ from pipeline.stages import describe, writing_output
 from pipeline.tasks import SUFFIXES
 
 RECORD_FILE = "_restrength.json"
-_COLUMNS = ("row_id", "work_key", "status", "image_uri", "params_fingerprint")  # fmt: skip
+_COLUMNS = ("row_id", "input_key", "work_key", "status", "image_uri", "params_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,15 @@ def restrength_edits(
     target = LocalStorage(to)
     record = {"from": str(Path(out).absolute()), "strength": strength, "detail": detail}
     with writing_output():
-        claim_folder(target.root, RECORD_FILE, record, "--out")
+        places = view.folder.input_places()
+        claim_folder(target.root, RECORD_FILE, record, "--out", inputs=places)
     changes = Changes(view.folder.storage)
     params: dict[str, dict[str, Any]] = {}
+    places_now = _places_now(view)
     for row in view.results(_COLUMNS).to_pylist():
         if row["status"] != "ok":
             continue
+        row["image_uri"] = places_now.get((row["row_id"], row["input_key"]), row["image_uri"])
         fingerprint = row["params_fingerprint"]
         if fingerprint not in params:
             params[fingerprint] = view.folder.read_params(fingerprint)["params"]
@@ -94,6 +97,15 @@ def restrength_edits(
     for folder in (TEMP_FOLDER, PurePosixPath(TEMP_FOLDER).parent):  # empty, and of no use here
         with suppress(OSError):
             (target.root / folder).rmdir()
+
+
+def _places_now(view: OutputView) -> dict[tuple[str, str], str]:
+    """Return {(row_id, input_key): image_uri} of the last manifest: photos may have moved since."""
+    table = view.folder.read_manifest()
+    if table is None:
+        return {}
+    columns = (table[name].to_pylist() for name in ("row_id", "input_key", "image_uri"))
+    return {(row, key): uri for row, key, uri in zip(*columns, strict=True) if uri is not None}
 
 
 def _remade(

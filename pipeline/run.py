@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from manifests.commits import OutputFolder
 from manifests.hashes import hash_inputs
 from manifests.identity import params_fingerprint
-from manifests.job import SCHEMA_VERSION, refuse_other_rows
+from manifests.job import SCHEMA_VERSION
 from manifests.ledger import Ledger
 from manifests.plan import COMPUTED, DEFERRED, Plan
 from manifests.reader import INVALID_ROW
@@ -45,6 +45,7 @@ from pipeline.plan import (
     make_plan,
     refuse_conflict,
     refuse_folder,
+    refuse_other_rows,
     work_items,
 )
 from pipeline.pools import InlinePool, Pool
@@ -189,7 +190,7 @@ class _Run:
         recorded = folder.read_job()
         if recorded is not None:
             if is_elsewhere(recorded, spec, choice):
-                refuse_other_rows(folder.storage, hash_inputs(inputs, folder.storage))
+                refuse_other_rows(folder, recorded, spec, hash_inputs(inputs, folder.storage))
             if not choice.redo and recorded.get("schema_version", 0) <= SCHEMA_VERSION:
                 refuse_conflict(recorded, spec)
                 adopted = adopt_guide_files(folder.storage, recorded, spec)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ _COLUMNS = (
 _SCRIPTS = ("common.js", "study.js")
 _STYLES = ("base.css", "study.css")
 _MAX_SUBJECTS = 4
+_OURS = re.compile(r"[0-9a-f]{16}\.jpg")
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ class _Pictures:
         self.random = random.Random(seed)
         self.folder = folder / PAGE / "pictures"
         unlinked(folder, self.folder, whole=True).mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("*.jpg"):
-            path.unlink()
+        for path in self.folder.iterdir():
+            if _OURS.fullmatch(path.name):
+                path.unlink()
         self.study = self.new_name()
 
     def new_name(self) -> str:

@@ -9,16 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import exits
+from jobs.manifest import build
 from jobs.repairs import replay_rows
 from jobs.report.build import build_report
 from jobs.report.study import Wanted, build_pairwise
 from manifests.commits import OutputFolder
 from manifests.errors import JobConflictError, LinkedOutputError, OriginalError
 from manifests.originals import input_folders, refuse_original, refuse_overlap
+from manifests.scan import scan_photos
 from manifests.storage import LocalStorage
 from pipeline.evaluation import claim_evaluation
 from pipeline.plan import RunChoice, preview_plan
+from pipeline.restrength import restrength_edits
 from pipeline.run import run_job
+from pipeline.spec import make_spec
 from tests.photos import collection, jpeg
 from tests.pipeline.conftest import results, spec_of
 from tests.pipeline.test_run import checksums
@@ -126,20 +130,6 @@ def test_photos_that_link_into_the_output_are_refused_by_their_folder(tmp_path):
         run_job(spec)
 
 
-def test_a_photo_that_is_a_link_to_its_own_edit_fails_alone(tmp_path):
-    photos = collection(tmp_path / "photos", 2)
-    spec = spec_of(photos)
-    run_job(spec)
-    edit = Path(spec.out) / "edited" / "p000.jpg"
-    (photos / "p000.jpg").unlink()
-    (photos / "p000.jpg").symlink_to(edit)
-    before = edit.read_bytes()
-    summary = run_job(spec)
-    assert (summary.exit_code, summary.counts["failed"]) == (3, 1)
-    assert results(spec).loc["p000.jpg", "error_type"] == "OriginalError"
-    assert edit.read_bytes() == before
-
-
 def test_a_manifest_that_names_photos_in_the_output_is_refused(tmp_path):
     out = tmp_path / "out"
     inside = collection(out / "mine", 1)
@@ -194,6 +184,28 @@ def test_a_mount_of_the_photos_in_the_output_is_seen_through(tmp_path):
         subprocess.run(["umount", edited], check=True)
 
 
+def test_a_photo_that_links_into_the_output_is_refused_under_any_name(tmp_path):
+    photos = collection(tmp_path / "photos", 2)
+    spec = spec_of(photos)
+    run_job(spec)
+    edit = Path(spec.out) / "edited" / "p000.jpg"
+    (photos / "best.jpg").symlink_to(edit)
+    before = edit.read_bytes()
+    refused(photos, spec.out)
+    (tmp_path / "m.csv").write_text(f"row_id,image_uri\nq.jpg,{photos}/best.jpg\n")
+    with pytest.raises(OriginalError, match="edited"):
+        run_job(spec_of(tmp_path / "m.csv", spec.out), RunChoice(moved=True))
+    assert edit.read_bytes() == before
+
+
+def test_a_path_of_a_thousand_folders_fails_its_row_alone(tmp_path):
+    photos = collection(tmp_path / "photos", 1)
+    deep = "/" + "a/" * 1500 + "x.jpg"
+    (tmp_path / "m.csv").write_text(f"row_id,image_uri\na.jpg,{photos}/p000.jpg\nb.jpg,{deep}\n")
+    summary = run_job(spec_of(tmp_path / "m.csv", tmp_path / "out"))
+    assert (summary.exit_code, summary.counts["ok"], summary.counts["failed"]) == (3, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("out", "place", "inside"),
     [
@@ -220,7 +232,8 @@ def test_addresses_are_compared_by_what_they_name(out, place, inside):
 def test_each_folder_of_a_table_is_asked_for_once():
     uris = ["/a/b/1.jpg", "/a/b/2.jpg", "s3://k/c/3.jpg", None, "/m/x.parquet#row=3"]
     subjects = [None, ["/s/4.jpg"], None, None, ["/a/b/5.jpg"]]
-    table = pa.table({"image_uri": uris, "subject_uris": subjects})
+    unknown = pa.nulls(len(uris), pa.int64())
+    table = pa.table({"image_uri": uris, "subject_uris": subjects, "size_bytes": unknown})
     assert input_folders(table) == ["/a/b/", "/m/", "/s/", "s3://k/c/"]
 
 
@@ -280,9 +293,60 @@ def test_a_replay_goes_to_a_folder_of_its_own(tmp_path):
     run_job(spec)
     before = checksums(photos), checksums(Path(spec.out))
     for to in (photos, Path(spec.out), Path(spec.out) / "edited", photos / "sub"):
-        with pytest.raises(OriginalError, match="--to"):
+        with pytest.raises((OriginalError, exits.UsageError), match="--to"):
             replay_rows(spec.out, ["p000.jpg"], to, "cpu", as_json=True)
     assert (checksums(photos), checksums(Path(spec.out))) == before
+
+
+def test_a_replay_never_goes_where_the_photos_have_come_to_lie(tmp_path):
+    first = spec_of(collection(tmp_path / "photos", 2), tmp_path / "out")
+    run_job(first)
+    best = tmp_path / "best"
+    replay_rows(first.out, ["p000.jpg"], best, "cpu", as_json=True)
+    second = spec_of(best, tmp_path / "out2")
+    run_job(second)
+    before = checksums(best)
+    with pytest.raises(OriginalError, match="--to"):
+        replay_rows(second.out, ["p000.jpg"], best, "cpu", as_json=True)
+    with pytest.raises(OriginalError, match="--out"):
+        list(restrength_edits(second.out, str(best), 0.5))
+    assert checksums(best) == before
+
+
+@pytest.mark.parametrize("where", ["edited/x", "mine", "results"])
+def test_neither_a_replay_nor_a_manifest_goes_into_an_output_folder(tmp_path, where):
+    photos = collection(tmp_path / "photos", 2)
+    spec = spec_of(photos)
+    run_job(spec)
+    before = checksums(Path(spec.out))
+    with pytest.raises(exits.UsageError, match="output folder"):
+        replay_rows(spec.out, ["p000.jpg"], Path(spec.out) / where, "cpu", as_json=True)
+    for name in ("part-000001.parquet", "new.parquet"):
+        target = Path(spec.out) / "results" / name
+        with pytest.raises(exits.UsageError, match="output folder"):
+            build(photos, target, overwrite=True)
+    assert checksums(Path(spec.out)) == before
+
+
+@pytest.mark.parametrize("mark", ["_replay.json", "_restrength.json", "_evaluation.json"])
+def test_what_a_command_has_filled_is_no_photo_of_the_next_night(tmp_path, mark):
+    photos = collection(tmp_path / "photos", 2)
+    made = collection(photos / "made", 2, first_seed=50)
+    assert scan_photos(photos).num_rows == 4
+    (made / mark).write_text("{}")
+    assert scan_photos(photos).num_rows == 2
+    assert scan_photos(made).num_rows == 2  # asked for by name
+
+
+def test_a_restrength_finds_photos_that_have_moved(tmp_path):
+    photos = collection(tmp_path / "first", 2)
+    editor = "tests.pipeline.test_restrength:load_editor"
+    run_job(make_spec(photos, tmp_path / "out", runner="inline", editor=editor))
+    photos.rename(tmp_path / "second")
+    spec = make_spec(tmp_path / "second", tmp_path / "out", runner="inline", editor=editor)
+    run_job(spec, RunChoice(moved=True))
+    done = list(restrength_edits(spec.out, str(tmp_path / "half"), 0.5))
+    assert [photo.error for photo in done] == [None, None]
 
 
 def test_other_commands_fill_folders_of_their_own(tmp_path):
@@ -391,6 +455,47 @@ def test_a_manifest_whose_names_mean_other_photos_is_refused(tmp_path):
     # The same manifest, edited in place, is what its owner means.
     manifest(tmp_path / "monday.parquet", a=photos / "p002.jpg")
     assert run_job(spec_of(monday, tmp_path / "out")).computed == 1
+
+
+def test_a_manifest_is_held_to_the_results_of_all_earlier_ones(tmp_path):
+    photos = collection(tmp_path / "photos", 4)
+    for day, rows in (
+        ("monday", {"x": photos / "p000.jpg"}),
+        ("tuesday", {"y": photos / "sub/p001.jpg"}),
+    ):
+        run_job(spec_of(manifest(tmp_path / f"{day}.parquet", **rows), tmp_path / "out"))
+    wednesday = manifest(tmp_path / "wednesday.parquet", x=photos / "p002.jpg")
+    with pytest.raises(JobConflictError, match=r"p000\.jpg as 'x'"):
+        run_job(spec_of(wednesday, tmp_path / "out"))
+
+
+def test_a_link_that_leads_to_another_collection_now_is_refused(tmp_path, edits):
+    first = collection(tmp_path / "first", 3)
+    second = collection(tmp_path / "second", 3, first_seed=40)
+    for path in sorted(first.rglob("*.jpg")):
+        (second / path.relative_to(first)).write_bytes(jpeg(60 + len(path.name)))
+    way = tmp_path / "way"
+    way.symlink_to(first)
+    run_job(spec_of(way, tmp_path / "out"))
+    way.unlink()
+    way.symlink_to(second)
+    for call in (lambda s: preview_plan(s, RunChoice()), run_job):
+        with pytest.raises(JobConflictError, match=r"first.*second"):
+            call(spec_of(way, tmp_path / "out"))
+    assert edits() == 3
+
+
+def test_the_same_photos_by_another_mount_go_on(tmp_path, edits):
+    first = collection(tmp_path / "first", 3)
+    way = tmp_path / "way"
+    way.symlink_to(first)
+    run_job(spec_of(way, tmp_path / "out"))
+    way.unlink()
+    first.rename(tmp_path / "elsewhere")
+    way.symlink_to(tmp_path / "elsewhere")
+    (way / "p000.jpg").write_bytes(jpeg(70))
+    assert run_job(spec_of(way, tmp_path / "out")).computed == 1
+    assert edits() == 4
 
 
 def test_a_folder_and_its_manifest_are_not_taken_for_each_other(tmp_path):
