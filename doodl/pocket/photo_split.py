@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from scipy.fft import dctn  # type: ignore[import-untyped]
 from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
+from doodl.pocket.photos import PhotoSet
+
 __all__ = [
     "SPLITS",
     "PhotoFile",
     "is_near",
+    "load_split",
     "near_pairs",
     "photo_hash",
     "photos_at_hand",
@@ -73,6 +77,7 @@ class PhotoFile:
     group: str
     seen: bool
     data: bytes
+    label: str = ""
 
 
 def photo_hash(data: bytes) -> str:
@@ -97,9 +102,10 @@ def photos_at_hand(shared: Path) -> Iterator[PhotoFile]:
         raise FileNotFoundError(f"{shared / 'photos'} holds no Parquet file; give its folder")
     for path in tables:
         group, _, part = path.stem.partition("-")
-        for image in pandas.read_parquet(path, columns=["image"])["image"]:
+        table = pandas.read_parquet(path, columns=["image", "label"])
+        for image, label in zip(table["image"], table["label"], strict=True):
             name = f"{path.stem}/{image['path']}"
-            yield PhotoFile(name, group, part != "val", bytes(image["bytes"]))
+            yield PhotoFile(name, group, part != "val", bytes(image["bytes"]), str(label or ""))
     singles = sorted((shared / "photos" / "full").glob("*.jpg"))
     singles += sorted((Path(__file__).parent.parent / "samples").glob("*.jpg"))
     package = importlib.util.find_spec("skimage")
@@ -175,6 +181,33 @@ def read_split() -> dict[str, str]:
     """Return the committed list: the split of each photo by its hash."""
     listed: dict[str, list[str]] = json.loads(LIST_PATH.read_text())
     return {number: name for name, hashes in listed.items() for number in hashes}
+
+
+def load_split(shared: Path, name: str, shorter_px: int = 144) -> PhotoSet:
+    """Decode the photos at hand of one split, scaled down to a shorter side of `shorter_px`.
+
+    A photo that is there twice is read once. Raises: ValueError for an unknown split.
+    """
+    if name not in SPLITS:
+        raise ValueError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
+    split = read_split()
+    files = {photo_hash(file.data): file for file in photos_at_hand(shared)}
+    kept = [file for number, file in files.items() if split.get(number) == name]
+    pixels = tuple(_decoded(file.data, shorter_px) for file in kept)
+    return PhotoSet(pixels, tuple(file.label for file in kept), tuple(file.name for file in kept))
+
+
+def _decoded(data: bytes, shorter_px: int) -> torch.Tensor:
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (shorter_px, shorter_px))
+        photo = ImageOps.exif_transpose(image).convert("RGB")
+    scale = shorter_px / min(photo.size)
+    if scale < 1:
+        size = (round(photo.width * scale), round(photo.height * scale))
+        photo = photo.resize(
+            size, Image.Resampling.BOX if scale < 0.25 else Image.Resampling.LANCZOS
+        )
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
