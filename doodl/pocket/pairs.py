@@ -29,11 +29,11 @@ class PairDraw:
         untouched: share of the photos that are shown as they should be.
     """
 
-    photos: int = 20
-    simple: int = 11
-    spoilt: int = 4
-    repaired: int = 3
-    untouched: float = 0.4
+    photos: int = 28
+    simple: int = 8
+    spoilt: int = 2
+    repaired: int = 2
+    untouched: float = 0.5
 
 
 @dataclass(frozen=True)

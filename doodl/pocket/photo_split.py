@@ -12,7 +12,7 @@ import importlib.util
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,20 +177,26 @@ def _split_of(group: Sequence[PhotoFile]) -> str:
     return next(name for name, end in shares if place < end)
 
 
-def read_split() -> dict[str, str]:
-    """Return the committed list: the split of each photo by its hash."""
-    listed: dict[str, list[str]] = json.loads(LIST_PATH.read_text())
+def read_split(path: Path = LIST_PATH) -> dict[str, str]:
+    """Return the list, the committed one if no other is named: the split of each photo's hash."""
+    listed: dict[str, list[str]] = json.loads(path.read_text())
     return {number: name for name, hashes in listed.items() for number in hashes}
 
 
-def load_split(shared: Path, name: str, shorter_px: int = 144) -> PhotoSet:
+def load_split(
+    shared: Path, name: str, split: Mapping[str, str] | None = None, shorter_px: int = 144
+) -> PhotoSet:
     """Decode the photos at hand of one split, scaled down to a shorter side of `shorter_px`.
 
-    A photo that is there twice is read once. Raises: ValueError for an unknown split.
+    A photo that is there twice is read once.
+
+    Args:
+        split: the split of each hash; None is the committed list's.
+    Raises: ValueError for an unknown split.
     """
     if name not in SPLITS:
         raise ValueError(f"split {name!r} is unknown; known: {', '.join(SPLITS)}")
-    split = read_split()
+    split = read_split() if split is None else split
     files = {photo_hash(file.data): file for file in photos_at_hand(shared)}
     kept = [file for number, file in files.items() if split.get(number) == name]
     pixels = tuple(_decoded(file.data, shorter_px) for file in kept)
