@@ -81,8 +81,8 @@ class Proposal(nn.Module):
         )
         self.local = nn.Conv2d(config.width, _COEFFICIENTS, 1)
         for head in (last, self.local):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+            for weight in head.parameters():
+                nn.init.zeros_(weight)
 
     def forward(self, image: Tensor) -> Reading:
         """Return what is read in images (B, 3, H, W)."""

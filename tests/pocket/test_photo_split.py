@@ -13,6 +13,7 @@ from doodl.pocket.photo_split import (
     LIST_PATH,
     SPLITS,
     PhotoFile,
+    load_split,
     main,
     near_pairs,
     photo_hash,
@@ -105,6 +106,29 @@ def test_a_copy_of_a_training_photo_is_no_test_photo(tmp_path: Path) -> None:
             [PhotoFile("a", "flowers", True, seen), PhotoFile("b", "flowers", False, copy)]
         )
         assert split[photo_hash(copy)] == split[photo_hash(seen)] != "test"
+
+
+def test_a_split_holds_its_photos_once_upright_and_small(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    array = (smooth_photos(1, 300, 400)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned: what is stored lies on its side
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(array).save(path, exif=exif)
+    images = [{"bytes": path.read_bytes(), "path": name} for name in ("a.jpg", "again.jpg")]
+    (tmp_path / "photos").mkdir()
+    table = pandas.DataFrame({"image": images, "label": ["tulips", "tulips"]})
+    table.to_parquet(tmp_path / "photos" / "flowers-train.parquet")
+    split = {photo_hash(path.read_bytes()): "train-judge"}
+    photos = load_split(tmp_path, "train-judge", split)
+    assert [tuple(pixels.shape) for pixels in photos.pixels] == [(3, 192, 144)]
+    assert photos.labels == ("tulips",)
+    assert len(load_split(tmp_path, "test", split)) == 0
+
+
+def test_an_unknown_split_is_named_in_the_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="split 'train' is unknown; known: train-guide"):
+        load_split(tmp_path, "train")
 
 
 def test_the_script_says_where_photos_are_missing(tmp_path: Path) -> None:
