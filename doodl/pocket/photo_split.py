@@ -19,9 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from scipy.fft import dctn  # type: ignore[import-untyped]
-from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
 from doodl.pocket.photos import PhotoSet
 
@@ -134,7 +131,11 @@ def _dhash(pixels: np.ndarray) -> np.ndarray:
 
 
 def _phash(pixels: np.ndarray) -> np.ndarray:
-    low = dctn(pixels, norm="ortho")[:8, :8].ravel()
+    size = len(pixels)
+    places = (2 * np.arange(size) + 1) * np.pi / (2 * size)
+    waves = np.cos(np.arange(8)[:, None] * places) * np.sqrt(2 / size)
+    waves[0] /= np.sqrt(2)
+    low = (waves @ pixels @ waves.T).ravel()
     return low > np.median(low[1:])
 
 
@@ -156,11 +157,12 @@ def is_near(dhash_bits: np.ndarray, phash_bits: np.ndarray) -> np.ndarray:
 
 def split_of_photos(files: Sequence[PhotoFile]) -> dict[str, str]:
     """Return the split of each photo by its hash; near duplicates get that of the least hash."""
-    pairs = near_pairs(files)
-    edges = coo_matrix((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(files), len(files)))
-    _, family = connected_components(edges, directed=False)
+    family = list(range(len(files)))
+    for first, second in near_pairs(files).tolist():
+        joined = family[second]
+        family = [family[first] if number == joined else number for number in family]
     members: dict[int, list[PhotoFile]] = {}
-    for number, file in zip(family.tolist(), files, strict=True):
+    for number, file in zip(family, files, strict=True):
         members.setdefault(number, []).append(file)
     return {
         photo_hash(file.data): split for group in members.values()
