@@ -13,7 +13,7 @@ from torch import Tensor
 from doodl.pocket.degrade import luma
 from doodl.pocket.photos import PhotoSet
 
-__all__ = ["SCENES", "make_scenes", "random_views"]
+__all__ = ["SCENES", "make_scenes", "random_views", "varied"]
 
 # Of the views, the share that each kind of scene takes.
 _SHARE = 0.035
@@ -65,6 +65,26 @@ def make_scenes(image: Tensor, generator: torch.Generator) -> Tensor:
         if len(rows):
             made[rows] = make(image[rows], generator).clamp(0, 1)
     return made
+
+
+def varied(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1], half of them rendered a little otherwise.
+
+    No photo has but one right exposure, balance and saturation; and a network that meets a
+    thousand photos a hundred times must not learn each one's colours by heart.
+    """
+    exponent = _rand(image, generator, 0.9, 1.12)
+    gain = 1 + 0.04 * torch.randn(len(image), 3, 1, 1, generator=generator).to(image.device)
+    other = image.clamp_min(1e-4) ** exponent
+    # Gains act between the ends, so that black and white keep theirs.
+    other = other + (gain - 1).clamp(-0.08, 0.08) * 4 * other * (1 - other) * luma(image)
+    grey = luma(other)
+    other = (grey + (other - grey) * _rand(image, generator, 0.88, 1.12)).clamp(0, 1)
+    colourless = (image.amax(1, keepdim=True) - image.amin(1, keepdim=True)).amax(
+        (2, 3), keepdim=True
+    ) < 1e-3
+    other = torch.where(colourless, luma(other).expand_as(other), other)
+    return torch.where(_rand(image, generator, 0, 1) < 0.5, other, image)
 
 
 def _rand(image: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:

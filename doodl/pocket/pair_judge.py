@@ -49,6 +49,7 @@ class PairJudgeConfig:
     width: int = 48
     blocks: int = 2
     context: int = 128
+    dropout: float = 0.15
 
 
 class PairJudge(nn.Module):
@@ -101,6 +102,7 @@ class PairJudge(nn.Module):
                  each(reading.context)), 1,
             )
         )  # fmt: skip
+        context = F.dropout(context, self.config.dropout, self.training)
         cells = _cells(seen)
         detail = _detail(seen)
         shown = (

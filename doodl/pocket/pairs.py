@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doodl.pocket.candidates import CANDIDATES
-from doodl.pocket.clean import make_scenes, random_views
+from doodl.pocket.clean import make_scenes, random_views, varied
 from doodl.pocket.colour import ciede2000, lab
 from doodl.pocket.damage import DamageDraw, draw_damage
 from doodl.pocket.photos import PhotoSet
@@ -65,8 +65,8 @@ def draw_pairs(
     Args:
         propose: images -> proposed repairs (B, 3, H, W); its whole and its half are candidates.
     """
-    clean = make_scenes(random_views(photos, indices, size_px, generator), generator)
-    clean = (clean * 255).round() / 255
+    views = random_views(photos, indices, size_px, generator)
+    clean = (varied(make_scenes(views, generator), generator) * 255).round() / 255
     damaged = draw_damage(clean, generator)
     untouched = torch.rand(len(clean), generator=generator) < draw.untouched
     photo = torch.where(untouched.view(-1, 1, 1, 1), clean, damaged)

@@ -49,13 +49,17 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """The network's shape: side of the square it reads, widths, blocks, bins of histograms."""
+    """The network's shape: side of the square it reads, widths, blocks, bins of histograms.
+
+    dropout: share of what is known of the whole frame that a step of the training does without.
+    """
 
     size_px: int = 64
     width: int = 80
     blocks: int = 3
     context: int = 128
     bins: int = 16
+    dropout: float = 0.15
 
 
 class Proposal(nn.Module):
@@ -87,14 +91,17 @@ class Proposal(nn.Module):
     def forward(self, image: Tensor) -> Reading:
         """Return what is read in images (B, 3, H, W)."""
         seen = seen_colours(squashed(image, self.config.size_px))
-        context = self.by_frame(moments(seen, self.config.bins))
+        context = self._dropped(self.by_frame(moments(seen, self.config.bins)))
         hidden = F.gelu(self.stem(F.pixel_unshuffle(seen, self.config.size_px // 16)))
         hidden = self.down(hidden)
         for block in self.blocks:
             hidden = block(hidden, context)
         pooled = torch.cat((context, hidden.mean((2, 3)), hidden.amax((2, 3))), 1)
-        coefficients = self.whole(pooled)[..., None, None] + self.local(hidden)
+        coefficients = self.whole(self._dropped(pooled))[..., None, None] + self.local(hidden)
         return Reading(hidden, context, _COEFFICIENT_SCALE * coefficients.float())
+
+    def _dropped(self, values: Tensor) -> Tensor:
+        return F.dropout(values, self.config.dropout, self.training)
 
     def transfer(self, image: Tensor) -> LocalAffine:
         """Return the proposed change of images, to be applied at any resolution."""

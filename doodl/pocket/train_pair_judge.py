@@ -85,11 +85,11 @@ def train_pair_judge(
     torch.manual_seed(training.seed)
     judge = PairJudge(replace(training.network, reader=reader.config)).to(device)
     judge.reader.load_state_dict(reader.state_dict())
-    judge.reader.requires_grad_(False)
+    judge.reader.eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         [weight for weight in judge.parameters() if weight.requires_grad],
         lr=training.learning_rate,
-        weight_decay=0.02,
+        weight_decay=0.05,
         betas=(0.9, 0.98),
     )
     average = Average(judge)

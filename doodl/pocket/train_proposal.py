@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from doodl.pocket.clean import make_scenes, random_views
+from doodl.pocket.clean import make_scenes, random_views, varied
 from doodl.pocket.colour import lab
 from doodl.pocket.damage import draw_damage
 from doodl.pocket.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
@@ -26,7 +26,7 @@ class ProposalTraining:
 
     network: ProposalConfig = field(default_factory=ProposalConfig)
     photos: int = 48
-    untouched: float = 0.3
+    untouched: float = 0.4
     learning_rate: float = 2e-3
     seed: int = 0
 
@@ -60,7 +60,7 @@ def train_proposal(
     torch.manual_seed(training.seed)
     network = Proposal(training.network).to(device)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=training.learning_rate, weight_decay=0.02, betas=(0.9, 0.98)
+        network.parameters(), lr=training.learning_rate, weight_decay=0.05, betas=(0.9, 0.98)
     )
     average = Average(network)
 
@@ -68,7 +68,7 @@ def train_proposal(
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
         indices = balanced_indices(photos, training.photos, generator)
         views = random_views(photos, indices, training.network.size_px, generator)
-        clean = make_scenes(views, generator)
+        clean = varied(make_scenes(views, generator), generator)
         damaged = draw_damage(clean, generator)
         untouched = torch.rand(len(clean), generator=generator) < training.untouched
         photo = torch.where(untouched.view(-1, 1, 1, 1), clean, damaged).to(device)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from doodl.pocket.candidates import CANDIDATES, make_candidates
-from doodl.pocket.clean import SCENES, make_scenes, random_views
+from doodl.pocket.clean import SCENES, make_scenes, random_views, varied
 from doodl.pocket.colour import delta_e
 from doodl.pocket.damage import DamageDraw, apply_curves, draw_damage, scale_chroma
 from doodl.pocket.degrade import luma
@@ -86,6 +86,19 @@ def test_most_views_stay_photos() -> None:
     made = make_scenes(photo, _seeded())
     changed = (made - photo).abs().flatten(1).amax(1) > 0.01
     assert 0.1 < changed.float().mean() < 0.45
+
+
+def test_other_renderings_are_near_and_keep_grey_black_and_white() -> None:
+    photo = smooth_photos(8, 64, 64)
+    photo[:4] = photo[:4].mean(1, keepdim=True)
+    photo[:, :, :4], photo[:, :, -4:] = 0.0, 1.0
+    other = varied(photo, _seeded())
+    away = delta_e(other, photo).mean((1, 2))
+    assert 0.2 < away.max() < 6
+    assert (away < 1e-3).any()
+    assert (other[:4].amax(1) - other[:4].amin(1)).max() < 1e-3
+    assert other[:, :, :4].max() < 1e-3
+    assert other[:, :, -4:].min() > 0.999
 
 
 def test_views_are_squares_of_whole_range() -> None:
