@@ -23,7 +23,7 @@ from doodl.pocket.photo_split import LIST_PATH, load_split, read_split
 from doodl.pocket.photos import PhotoSet
 from doodl.pocket.proposal import load_proposal
 
-__all__ = ["PickCases", "Picks", "make_cases", "pick", "summary", "table"]
+__all__ = ["PickCases", "Picks", "Wariness", "make_cases", "pick", "summary", "table"]
 
 logger = logging.getLogger("doodl.pocket.measure_pairs")
 
@@ -166,18 +166,29 @@ def verdicts(judge: PairJudge, cases: PickCases) -> tuple[Tensor, Tensor]:
     return torch.cat(gain), torch.cat(nearer)
 
 
-def pick(
-    cases: PickCases, gain: Tensor, nearer: Tensor, *, margin: float = 0.5, sure: float = 0.5
-) -> Picks:
-    """Return what comes of taking each case's candidate of the greatest gain, or leaving it.
+@dataclass(frozen=True)
+class Wariness:
+    """What a judge's promise must be worth before a photo is changed.
 
-    Args:
-        margin: the gain, in CIEDE2000, that a candidate must promise.
+    Of forty promises the greatest is mostly an error, and of large changes the errors are large.
+
+    Attributes:
+        price: what a change costs, per CIEDE2000 that it moves the photo by.
+        margin: the gain, in CIEDE2000, that must be left of what a candidate promises.
         sure: the probability of being nearer that it must have.
     """
-    open_ = gain.masked_fill(nearer < sure, float("-inf"))
-    open_[:, 0] = margin
-    return picked(cases, open_.argmax(1))
+
+    price: float = 0.2
+    margin: float = 0.2
+    sure: float = 0.5
+
+
+def pick(cases: PickCases, gain: Tensor, nearer: Tensor, wariness: Wariness) -> Picks:
+    """Return what comes of taking each case's most promising candidate, or leaving it."""
+    worth = gain - wariness.price * cases.change
+    worth = worth.masked_fill(nearer < wariness.sure, float("-inf"))
+    worth[:, 0] = wariness.margin
+    return picked(cases, worth.argmax(1))
 
 
 def picked(cases: PickCases, which: Tensor) -> Picks:
@@ -230,8 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", type=Path, default=LIST_PATH, help="the list of hashes")
     parser.add_argument("--judge", type=Path, required=True, help="folder of a trained judge")
     parser.add_argument("--proposal", type=Path, help="folder of a proposal, two more candidates")
-    parser.add_argument("--margin", type=float, default=0.5, help="gain that a pick must promise")
-    parser.add_argument("--sure", type=float, default=0.5, help="its probability of being nearer")
+    wary = Wariness()
+    parser.add_argument("--price", type=float, default=wary.price, help="of ΔE changed, in ΔE")
+    parser.add_argument("--margin", type=float, default=wary.margin, help="gain above the price")
+    parser.add_argument("--sure", type=float, default=wary.sure, help="probability of being nearer")
     parser.add_argument("--per-kind", type=int, default=24, help="photos of each kind of damage")
     parser.add_argument("--untouched", type=int, default=120)
     parser.add_argument("--out", type=Path, help="the file to write; else the table is logged")
@@ -245,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gain, nearer = verdicts(load_pair_judge(options.judge), cases)
     rows = {name: always(cases, name) for name in cases.names if name in RIVALS}
     rows["perfect"] = perfect(cases)
-    rows["judge"] = pick(cases, gain, nearer, margin=options.margin, sure=options.sure)
+    wariness = Wariness(options.price, options.margin, options.sure)
+    rows["judge"] = pick(cases, gain, nearer, wariness)
     written = table(rows, cases)
     if options.out is None:
         logger.info("%s", written)

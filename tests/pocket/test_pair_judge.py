@@ -10,7 +10,15 @@ from torch import Tensor
 from doodl.pocket import measure_pairs, photo_split, train_pairs
 from doodl.pocket.damage import draw_damage
 from doodl.pocket.loop import Budget
-from doodl.pocket.measure_pairs import PickCases, always, make_cases, perfect, pick, summary
+from doodl.pocket.measure_pairs import (
+    PickCases,
+    Wariness,
+    always,
+    make_cases,
+    perfect,
+    pick,
+    summary,
+)
 from doodl.pocket.pair_judge import PairJudge, PairJudgeConfig, Verdict, load_pair_judge
 from doodl.pocket.pairs import PairBatch
 from doodl.pocket.photos import PhotoSet
@@ -213,11 +221,21 @@ def test_what_promises_too_little_or_is_unsure_is_left() -> None:
     cases = _cases()
     gain = torch.zeros(len(cases.kinds), len(cases.names))
     gain[:, 5], nearer = 0.4, torch.ones_like(gain)
-    assert pick(cases, gain, nearer, margin=0.5).change.max() < 1e-5
-    taken = pick(cases, gain, nearer, margin=0.3)
+    assert pick(cases, gain, nearer, Wariness(0, 0.5)).change.max() < 1e-5
+    taken = pick(cases, gain, nearer, Wariness(0, 0.3))
     assert torch.equal(taken.gain, always(cases, cases.names[5]).gain)
     nearer[:, 5] = 0.4
-    assert pick(cases, gain, nearer, margin=0.3, sure=0.5).change.max() < 1e-5
+    assert pick(cases, gain, nearer, Wariness(0, 0.3, sure=0.5)).change.max() < 1e-5
+
+
+def test_of_equal_promises_the_smaller_change_is_taken() -> None:
+    cases = _cases()
+    gain, nearer = torch.full((len(cases.kinds), len(cases.names)), 3.0), torch.tensor(1.0)
+    taken = pick(cases, gain, nearer.expand_as(gain), Wariness(price=0.2, margin=-1))
+    least = cases.change[:, 1:].amin(1)
+    assert torch.allclose(taken.change, least)
+    dear = pick(cases, gain, nearer.expand_as(gain), Wariness(price=100, margin=0.1))
+    assert (dear.change <= 0.03).all()
 
 
 def test_the_summary_counts_what_is_nearer_worse_and_left() -> None:
