@@ -31,6 +31,8 @@ class DamageDraw:
             values is moved, that are tinted, whose saturation changes.
         field: share whose damage differs over the frame.
         detail: share that is noisy, compressed, stained or posterised, one of them at a time.
+        single: share that has one of the first four parts alone: what ails a photo is mostly one
+            thing, and among several the smaller ones are not learnt.
     """
 
     bend: float = 0.45
@@ -39,6 +41,17 @@ class DamageDraw:
     saturation: float = 0.3
     field: float = 0.3
     detail: float = 0.15
+    single: float = 0.5
+
+    def parts(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return which of the first four parts each of `count` photos has, (4, count) bool."""
+        shares = torch.tensor([self.bend, self.range, self.cast, self.saturation]).float()
+        several = torch.rand(4, count, generator=generator) < shares[:, None]
+        if not shares.any():
+            return several
+        only = torch.multinomial(shares, count, replacement=True, generator=generator)
+        alone = torch.arange(4)[:, None] == only
+        return torch.where(torch.rand(count, generator=generator) < self.single, alone, several)
 
 
 def draw_damage(
@@ -57,16 +70,17 @@ def draw_damage(
     def normal(*shape: int) -> Tensor:
         return torch.randn(count, *shape, generator=generator).to(device)
 
+    bend, moved, tinted, coloured = draw.parts(count, generator).to(device)
     grid = torch.linspace(0, 1, _LEVELS, device=device)
     curves = grid.expand(count, 3, -1)
-    curves = torch.where(_rows(chosen(draw.bend)), _bent(grid, normal(1, 3), normal(3, 3)), curves)
-    curves = torch.where(_rows(chosen(draw.range)), _ranged(curves, generator), curves)
-    curves = torch.where(_rows(chosen(draw.cast)), _tinted(curves, generator), curves)
+    curves = torch.where(_rows(bend), _bent(grid, normal(1, 3), normal(3, 3)), curves)
+    curves = torch.where(_rows(moved), _ranged(curves, generator), curves)
+    curves = torch.where(_rows(tinted), _tinted(curves, generator), curves)
     damaged = apply_curves(image, curves)
     # Duller twice as often as garish.
     duller = chosen(0.67)
     scale = torch.where(duller, uniform(0.0, 0.85), uniform(1.2, 2.3))
-    scale = torch.where(chosen(draw.saturation), scale, torch.ones_like(scale))
+    scale = torch.where(coloured, scale, torch.ones_like(scale))
     damaged = scale_chroma(damaged, scale).clamp(0, 1)
     field = _soft_step(image, generator)
     damaged = torch.where(_images(chosen(draw.field)), torch.lerp(image, damaged, field), damaged)

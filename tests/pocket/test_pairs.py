@@ -37,6 +37,14 @@ def test_each_part_of_the_damage_damages(part: str) -> None:
     assert 0 <= damaged.min() <= damaged.max() <= 1
 
 
+def test_half_of_the_damage_is_of_one_part() -> None:
+    parts = DamageDraw(single=0.5).parts(2000, _seeded()).sum(0)
+    alone = (parts == 1).float().mean()
+    assert 0.6 < alone < 0.8  # and of the other half some have one by chance
+    assert (DamageDraw(single=1).parts(100, _seeded()).sum(0) == 1).all()
+    assert (DamageDraw(single=0).parts(2000, _seeded()).sum(0) == 4).float().mean() > 0.01
+
+
 def test_bent_curves_keep_black_and_white() -> None:
     photo = smooth_photos(8, 64, 64)
     photo[:, :, :8], photo[:, :, -8:] = 0.0, 1.0
