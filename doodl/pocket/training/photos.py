@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["PhotoSet", "center_crops", "load_photos", "random_crops", "split_photos"]
+__all__ = [
+    "PhotoSet",
+    "balanced_indices",
+    "center_crops",
+    "load_photos",
+    "random_crops",
+    "split_photos",
+]
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,20 @@ def split_photos(photos: PhotoSet, low: float, high: float) -> PhotoSet:
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
 
     return photos.subset([i for i, name in enumerate(photos.names) if low <= position(name) < high])
+
+
+def balanced_indices(photos: PhotoSet, count: int, generator: torch.Generator) -> list[int]:
+    """Places of `count` photos drawn at random, as many from each source as from any other.
+
+    A photo's source is what its name says before the first "/".
+    """
+    sources: dict[str, list[int]] = {}
+    for i, name in enumerate(photos.names):
+        sources.setdefault(name.partition("/")[0], []).append(i)
+    groups = list(sources.values())
+    chosen = torch.randint(len(groups), (count,), generator=generator).tolist()
+    draws = torch.rand(count, generator=generator).tolist()
+    return [groups[g][int(u * len(groups[g]))] for g, u in zip(chosen, draws, strict=True)]
 
 
 def random_crops(
