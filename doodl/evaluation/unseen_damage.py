@@ -1,8 +1,8 @@
 """Damage that no training and no choice of settings ever sees: what an evaluation proves itself on.
 
-How it differs from what there is elsewhere. `doodl.pocket.damage` (training) draws random slow
+How it differs from what there is elsewhere. `training.damage` draws random slow
 curves and moved ends in gamma-coded values, and differs over the frame by soft steps between two
-versions; `doodl.pocket.degrade` (validation, and the scorers' training) multiplies and mixes
+versions; `training.degrade` (validation, and the scorers' training) multiplies and mixes
 gamma-coded values, its fields have bumps. Here exposure, haze, shade and casts act on light, as in
 a camera; the flat middle is a hyperbolic sine, which neither has; the dark curve is a true power,
 which `degrade` has only with other strengths; what lies on one side falls off along a line;

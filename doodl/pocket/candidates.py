@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.pocket.damage import scale_chroma
-from doodl.pocket.degrade import luma
+from doodl.pocket.training.damage import scale_chroma
+from doodl.pocket.training.degrade import luma
 
 __all__ = ["CANDIDATES", "make_candidates"]
 

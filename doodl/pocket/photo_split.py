@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from doodl.pocket.photos import PhotoSet
+from doodl.pocket.training.photos import PhotoSet
 
 __all__ = [
     "SPLITS",

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from doodl.transfer.apply import apply_transfer
-from doodl.transfer.fit import LocalAffine
+from doodl.delivery.transfer.apply import apply_transfer
+from doodl.delivery.transfer.fit import LocalAffine
 
 __all__ = [
     "Block",

@@ -6,7 +6,7 @@ import torch
 from doodl.evaluation.unseen_damage import NO_STRETCH, UNSEEN_DAMAGE, damage_unseen
 from doodl.pocket.candidates import levels
 from doodl.pocket.colour import delta_e
-from doodl.pocket.degrade import DEGRADATIONS, degrade, luma
+from doodl.pocket.training.degrade import DEGRADATIONS, degrade, luma
 from tests.pocket.conftest import smooth_photos
 
 

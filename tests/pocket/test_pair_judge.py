@@ -7,21 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from doodl.pocket import measure_pairs, photo_split, train_pairs
-from doodl.pocket.damage import draw_damage
-from doodl.pocket.loop import Budget
-from doodl.pocket.measure_pairs import (
-    PickCases,
-    Wariness,
-    always,
-    make_cases,
-    perfect,
-    pick,
-    summary,
-)
+from doodl.delivery.transfer.apply import apply_transfer
+from doodl.pocket import photo_split
 from doodl.pocket.pair_judge import PairJudge, PairJudgeConfig, Verdict, load_pair_judge
-from doodl.pocket.pairs import PairBatch
-from doodl.pocket.photos import PhotoSet
 from doodl.pocket.proposal import (
     Proposal,
     ProposalConfig,
@@ -30,9 +18,22 @@ from doodl.pocket.proposal import (
     moments,
     seen_colours,
 )
-from doodl.pocket.train_pair_judge import PairLoss, pair_loss
-from doodl.pocket.train_proposal import ProposalTraining, colour_loss, train_proposal
-from doodl.transfer.apply import apply_transfer
+from doodl.pocket.training import measure_pairs, train_pairs
+from doodl.pocket.training.damage import draw_damage
+from doodl.pocket.training.loop import Budget
+from doodl.pocket.training.measure_pairs import (
+    PickCases,
+    Wariness,
+    always,
+    make_cases,
+    perfect,
+    pick,
+    summary,
+)
+from doodl.pocket.training.pairs import PairBatch
+from doodl.pocket.training.photos import PhotoSet
+from doodl.pocket.training.train_pair_judge import PairLoss, pair_loss
+from doodl.pocket.training.train_proposal import ProposalTraining, colour_loss, train_proposal
 from tests.pocket.conftest import smooth_photos
 
 _SMALL = ProposalConfig(width=16, blocks=1, context=16, bins=8, dropout=0.0)

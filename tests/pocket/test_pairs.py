@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from doodl.pocket.candidates import CANDIDATES, make_candidates
-from doodl.pocket.clean import SCENES, make_scenes, random_views, varied
 from doodl.pocket.colour import delta_e
-from doodl.pocket.damage import DamageDraw, apply_curves, draw_damage, scale_chroma
-from doodl.pocket.degrade import luma
-from doodl.pocket.pairs import PairDraw, draw_pairs
-from doodl.pocket.photos import PhotoSet, balanced_indices
+from doodl.pocket.training.clean import SCENES, make_scenes, random_views, varied
+from doodl.pocket.training.damage import DamageDraw, apply_curves, draw_damage, scale_chroma
+from doodl.pocket.training.degrade import luma
+from doodl.pocket.training.pairs import PairDraw, draw_pairs
+from doodl.pocket.training.photos import PhotoSet, balanced_indices
 from tests.pocket.conftest import smooth_photos
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.pocket.degrade import luma
-from doodl.pocket.photos import PhotoSet
+from doodl.pocket.training.degrade import luma
+from doodl.pocket.training.photos import PhotoSet
 
 __all__ = ["SCENES", "make_scenes", "random_views", "varied"]
 

@@ -1,6 +1,6 @@
 """Damage that the pair judge and the proposal are trained on: curves, casts, saturation, fields.
 
-None of it is a named kind of damage such as `doodl.pocket.degrade` has (they validate on those) or
+None of it is a named kind of damage such as `training.degrade` has (they validate on those) or
 `doodl.evaluation.unseen_damage` (they are tested on those): curves here are drawn at random from
 smooth families, in the photo's own gamma-coded values, and never are powers, stops of light or a
 hyperbolic sine; casts are moved ends of the channels' ranges; what differs over the frame does so
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.pocket.corrupt import block_compress, blotch, posterise
-from doodl.pocket.degrade import luma
+from doodl.pocket.training.corrupt import block_compress, blotch, posterise
+from doodl.pocket.training.degrade import luma
 
 __all__ = ["DamageDraw", "apply_curves", "draw_damage", "scale_chroma"]
 

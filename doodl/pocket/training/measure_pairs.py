@@ -1,4 +1,6 @@
-"""Measure a pair judge by what it picks: python -m doodl.pocket.measure_pairs --shared S --judge J.
+"""Measure a pair judge by what it picks.
+
+    python -m doodl.pocket.training.measure_pairs --shared S --judge J
 
 It picks of simple candidates of the validation photos, which training never saw; the photo itself
 is among them, and so are the proposal's where there is one. The damage here is `degrade`'s, other
@@ -17,15 +19,15 @@ from torch import Tensor
 
 from doodl.pocket.candidates import CANDIDATES
 from doodl.pocket.colour import ciede2000, lab
-from doodl.pocket.degrade import TONE, degrade
 from doodl.pocket.pair_judge import PairJudge, load_pair_judge
 from doodl.pocket.photo_split import LIST_PATH, load_split, read_split
-from doodl.pocket.photos import PhotoSet
 from doodl.pocket.proposal import load_proposal
+from doodl.pocket.training.degrade import TONE, degrade
+from doodl.pocket.training.photos import PhotoSet
 
 __all__ = ["PickCases", "Picks", "Wariness", "make_cases", "pick", "summary", "table"]
 
-logger = logging.getLogger("doodl.pocket.measure_pairs")
+logger = logging.getLogger("doodl.pocket.training.measure_pairs")
 
 UNTOUCHED = "untouched"
 KINDS = (*TONE, "noisy", "compressed")
@@ -233,7 +235,7 @@ def _line(way: str, name: str, s: dict[str, float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table of a judge, and of its rivals among the candidates."""
     parser = argparse.ArgumentParser(
-        prog="python -m doodl.pocket.measure_pairs",
+        prog="python -m doodl.pocket.training.measure_pairs",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doodl.pocket.candidates import CANDIDATES
-from doodl.pocket.clean import make_scenes, random_views, varied
 from doodl.pocket.colour import ciede2000, lab
-from doodl.pocket.damage import DamageDraw, draw_damage
-from doodl.pocket.photos import PhotoSet
+from doodl.pocket.training.clean import make_scenes, random_views, varied
+from doodl.pocket.training.damage import DamageDraw, draw_damage
+from doodl.pocket.training.photos import PhotoSet
 
 __all__ = ["PairBatch", "PairDraw", "draw_pairs", "gains"]
 

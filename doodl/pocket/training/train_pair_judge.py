@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doodl.pocket.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
 from doodl.pocket.pair_judge import PairJudge, PairJudgeConfig, Verdict
-from doodl.pocket.pairs import PairBatch, PairDraw, draw_pairs
-from doodl.pocket.photos import PhotoSet, balanced_indices
 from doodl.pocket.proposal import Proposal
+from doodl.pocket.training.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
+from doodl.pocket.training.pairs import PairBatch, PairDraw, draw_pairs
+from doodl.pocket.training.photos import PhotoSet, balanced_indices
 
 __all__ = ["PairLoss", "PairTraining", "pair_loss", "train_pair_judge"]
 

@@ -1,4 +1,6 @@
-"""Train what proposes and what judges: python -m doodl.pocket.train_pairs PART --shared S --out O.
+"""Train what proposes and what judges.
+
+    python -m doodl.pocket.training.train_pairs PART --shared S --out O
 
 Parts: `proposal` on the guide's photos; `judge-reader` and then `judge` on the judge's;
 `referee-reader` and then `referee` on the referee's. A reader is a proposal that its judge looks
@@ -18,15 +20,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from doodl.pocket.loop import Budget, LoopReport
-from doodl.pocket.pairs import PairDraw
 from doodl.pocket.photo_split import LIST_PATH, load_split, read_split
-from doodl.pocket.photos import PhotoSet
 from doodl.pocket.proposal import ProposalConfig, load_proposal, save_network
-from doodl.pocket.train_pair_judge import PairTraining, train_pair_judge
-from doodl.pocket.train_proposal import ProposalTraining, train_proposal
+from doodl.pocket.training.loop import Budget, LoopReport
+from doodl.pocket.training.pairs import PairDraw
+from doodl.pocket.training.photos import PhotoSet
+from doodl.pocket.training.train_pair_judge import PairTraining, train_pair_judge
+from doodl.pocket.training.train_proposal import ProposalTraining, train_proposal
 
-logger = logging.getLogger("doodl.pocket.train_pairs")
+logger = logging.getLogger("doodl.pocket.training.train_pairs")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ PARTS = {
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m doodl.pocket.train_pairs",
+        prog="python -m doodl.pocket.training.train_pairs",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **vars(report),
         "seed": part.seed,
         "torch": torch.__version__,
-        "command": "python -m doodl.pocket.train_pairs "
+        "command": "python -m doodl.pocket.training.train_pairs "
         + shlex.join(sys.argv[1:] if arguments is None else arguments),
     }
     (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")

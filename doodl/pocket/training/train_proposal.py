@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from doodl.pocket.clean import make_scenes, random_views, varied
 from doodl.pocket.colour import lab
-from doodl.pocket.damage import draw_damage
-from doodl.pocket.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
-from doodl.pocket.photos import PhotoSet, balanced_indices
 from doodl.pocket.proposal import Proposal, ProposalConfig, changed
+from doodl.pocket.training.clean import make_scenes, random_views, varied
+from doodl.pocket.training.damage import draw_damage
+from doodl.pocket.training.loop import Average, Budget, Checkpointed, LoopReport, autocast, run_loop
+from doodl.pocket.training.photos import PhotoSet, balanced_indices
 
 __all__ = ["ProposalTraining", "colour_loss", "train_proposal"]
 
