@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from manifests.committed import committed_rows
 from manifests.errors import OutputCorruptError
@@ -28,7 +27,7 @@ from manifests.parts import (
     read_part,
 )
 from manifests.paths import FILE_FOLDERS, PHOTO_SUFFIXES, is_safe_relpath
-from manifests.reading import DamagedFileError
+from manifests.reading import DamagedFileError, open_parquet
 from manifests.records import to_records
 from manifests.schemas import FILE_COLUMNS, RESULT_SCHEMA
 from manifests.settling import QUARANTINE, files_set_aside
@@ -162,9 +161,9 @@ def _finding(error: Exception, path: str, row_id: str | None = None) -> Finding:
 
 def _read_through(source: Any) -> None:
     """Decode a part, one row group at a time: damage may lie anywhere in it."""
-    with pq.ParquetFile(source) as part:
+    with open_parquet(source) as part:
         for group in range(part.num_row_groups):
-            part.read_row_group(group)
+            part.read_row_group(group, use_threads=False)
 
 
 def _check_staged(storage: Storage, verdict: Verdict) -> None:
@@ -261,7 +260,9 @@ def _check_images(storage: Storage, parts: list[str], rows: pa.Table, verdict: V
 def part_photos(storage: Storage, path: str) -> Iterator[tuple[str, bytes | None]]:
     """Yield (row_id, bytes) of an images part, a few at a time in memory."""
     with open_part(storage, path) as part:
-        for batch in part.iter_batches(batch_size=16, columns=["row_id", "edited_image"]):
+        for batch in part.iter_batches(
+            batch_size=16, columns=["row_id", "edited_image"], use_threads=False
+        ):
             for row_id, image in zip(*(column.to_pylist() for column in batch), strict=True):
                 yield row_id, None if image is None else image["bytes"]
 
