@@ -206,7 +206,7 @@ def _in_turn(
     They are daemons: whoever stops waits for none of them. `tell` is called with the number of
     those done in each second of waiting, and may raise.
     """
-    with ThreadPool(workers) as pool:
+    with _threads(workers) as pool:
         found = pool.imap(ask, uris)
         for done in range(len(uris)):
             while True:
@@ -216,6 +216,16 @@ def _in_turn(
                 except NotYet:
                     tell(done)
             yield outcome
+
+
+def _threads(workers: int) -> ThreadPool:
+    """Return a pool of threads. Raises: RuntimeError if so many cannot be started."""
+    try:
+        return ThreadPool(workers)
+    except AttributeError as error:
+        # When its second thread or a later one fails, the pool goes on to terminate the first,
+        # as if that were a process.
+        raise error.__context__ or error from None
 
 
 def _remembered(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:
