@@ -22,6 +22,7 @@ SIGINT = 130
 SIGTERM = 143
 
 _STORE = re.compile("AWS Error|google::cloud::Status|Couldn't resolve host|HTTP response")
+_NO_THREADS = re.compile("can't start new thread|Failed to launch worker thread")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNFIT = (
     errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ESTALE,
@@ -52,7 +53,12 @@ def exit_code_of(error: BaseException) -> int | None:
     Imported errors are looked up by what is loaded, so that `--help` imports no stage.
     """
     from doodl.errors import DoodlError, ModelError
-    from manifests.errors import LeaseLostError, ManifestError, OutputLockedError
+    from manifests.errors import (
+        LeaseLostError,
+        ManifestError,
+        OutputLockedError,
+        UnreadableFileError,
+    )
     from pipeline.errors import PipelineError
 
     if isinstance(error, PipelineError):
@@ -62,12 +68,13 @@ def exit_code_of(error: BaseException) -> int | None:
         return OK if error.if_running == "skip" and not error.hangs else ALREADY_RUNNING
     if isinstance(error, LeaseLostError):
         return ALREADY_RUNNING
-    if isinstance(error, ModelError):
+    if isinstance(error, (ModelError, UnreadableFileError)):
         return ENVIRONMENT
     if isinstance(error, (UsageError, ManifestError, DoodlError)):
         return USAGE
-    # Of the machine, both: no memory left, no time zone database.
-    if isinstance(error, (MemoryError, ZoneInfoNotFoundError)):
+    # Of the machine, all: no memory left, no time zone database, no thread to be had; Python's and
+    # Arrow's errors of the last have no class of their own.
+    if isinstance(error, (MemoryError, ZoneInfoNotFoundError)) or _NO_THREADS.search(str(error)):
         return ENVIRONMENT
     if isinstance(error, OSError):
         if error.errno in _FULL:

@@ -31,7 +31,7 @@ from manifests.parts import (
     write_results_part,
 )
 from manifests.paths import FILE_FOLDERS
-from manifests.reading import DamagedFileError
+from manifests.reading import DamagedFileError, parsed
 from manifests.settling import PublishedRow, set_aside, settle
 from manifests.staging import (
     STAGED_NAME,
@@ -129,9 +129,12 @@ def redo_intents(storage: Storage, extras: pa.Schema) -> int:
     redone = 0
     for entry in _intents(storage):
         path = f"{INTENTS}/{entry.name}"
-        intent = _read_intent(storage, path)
-        if intent is None:
-            logger.warning("%s is damaged: set aside, its rows are compacted anew", path)
+        try:
+            intent = parsed(storage, path, _parse_intent)
+        except DamagedFileError as error:
+            logger.warning(
+                "%s is damaged (%s): set aside, its rows are compacted anew", path, error
+            )
             set_aside(storage, path)
             continue
         _carry_out(storage, intent, extras)
@@ -144,17 +147,17 @@ def _intents(storage: Storage) -> list[Entry]:
     return own_files(storage, INTENTS, _INTENT_NAME)
 
 
-def _read_intent(storage: Storage, path: str) -> dict[str, Any] | None:
-    """Return an intent, None if it is damaged."""
-    data = storage.read(path)
+def _parse_intent(source: Any) -> dict[str, Any]:
+    """Return an intent. Raises: ValueError, KeyError if it is none."""
+    intent = json.loads(source.read())
     try:
-        intent = json.loads(data)
         number, epoch, names = int(intent["part"]), int(intent["epoch"]), list(intent["staged"])
-        if all(map(STAGED_NAME.fullmatch, names)):
-            return {"part": number, "epoch": epoch, "staged": names}
-    except (ValueError, KeyError, TypeError):
-        pass
-    return None
+        ours = all(map(STAGED_NAME.fullmatch, names))
+    except TypeError as error:
+        raise ValueError(f"not an intent: {error}") from error
+    if not ours:
+        raise ValueError("it names what is no staged row")
+    return {"part": number, "epoch": epoch, "staged": names}
 
 
 def _carry_out(storage: Storage, intent: dict[str, Any], extras: pa.Schema) -> None:

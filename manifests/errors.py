@@ -21,6 +21,10 @@ class OutOfReachError(AddressError):
     """An address's place did not answer, or not to the end: another night may go better."""
 
 
+class UnreadableFileError(OSError):
+    """This machine cannot read a file of ours, which may well be whole: it lacks threads, say."""
+
+
 class JobConflictError(ManifestError):
     """The output folder belongs to a job with other result-changing options.
 

@@ -17,7 +17,7 @@ from manifests.addresses import said
 from manifests.errors import AddressError
 from manifests.inline import hash_input, stat_input
 from manifests.paths import local_path
-from manifests.reading import DamagedFileError, parsed
+from manifests.reading import DamagedFileError, parsed, read_table
 from manifests.remote import is_web
 from manifests.secrets import scrub
 from manifests.storage import Storage
@@ -100,10 +100,14 @@ def _tell_nobody(done: int, total: int) -> None:
 def _read_cache(storage: Storage | None) -> pa.Table:
     if storage is not None:
         try:
-            return parsed(storage, HASHES_FILE, lambda f: pq.read_table(f, schema=HASHES_SCHEMA))
+            return parsed(storage, HASHES_FILE, _parse_cache)
         except (FileNotFoundError, DamagedFileError):
             pass  # every photo is read once more
     return HASHES_SCHEMA.empty_table()
+
+
+def _parse_cache(source: Any) -> pa.Table:
+    return read_table(source).select(HASHES_SCHEMA.names).cast(HASHES_SCHEMA)
 
 
 def _write_cache(
@@ -202,7 +206,7 @@ def _in_turn(
     They are daemons: whoever stops waits for none of them. `tell` is called with the number of
     those done in each second of waiting, and may raise.
     """
-    with ThreadPool(workers) as pool:
+    with _threads(workers) as pool:
         found = pool.imap(ask, uris)
         for done in range(len(uris)):
             while True:
@@ -212,6 +216,16 @@ def _in_turn(
                 except NotYet:
                     tell(done)
             yield outcome
+
+
+def _threads(workers: int) -> ThreadPool:
+    """Return a pool of threads. Raises: RuntimeError if so many cannot be started."""
+    try:
+        return ThreadPool(workers)
+    except AttributeError as error:
+        # When its second thread or a later one fails, the pool goes on to terminate the first,
+        # as if that were a process.
+        raise error.__context__ or error from None
 
 
 def _remembered(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import OutputCorruptError
-from manifests.reading import DamagedFileError, parsed
+from manifests.reading import DamagedFileError, open_parquet, parsed, read_table
 from manifests.schemas import IMAGE_SCHEMA, RESULT_SCHEMA, current_name, with_extras
 from manifests.storage import Entry, Storage
 
@@ -71,7 +71,7 @@ def open_part(storage: Storage, path: str) -> pq.ParquetFile:
 
     Raises: OutputCorruptError if it is not a whole Parquet file; OSError if it cannot be read now.
     """
-    return parse_part(storage, path, pq.ParquetFile)
+    return parse_part(storage, path, open_parquet)
 
 
 def part_schema(storage: Storage, path: str) -> pa.Schema:
@@ -96,12 +96,7 @@ def read_part(storage: Storage, path: str, columns: list[str] | None = None) -> 
 
     Raises: as `open_part`.
     """
-
-    def read(source: Any) -> pa.Table:
-        with pq.ParquetFile(source) as file:
-            return file.read(columns=columns)
-
-    return parse_part(storage, path, read)
+    return parse_part(storage, path, lambda source: read_table(source, columns))
 
 
 def read_results(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
@@ -206,7 +201,7 @@ def _rewrite_images(storage: Storage, path: str, gone: pa.Array) -> None:
     def fill(sink: BinaryIO) -> None:
         with open_part(storage, path) as source:
             writer = ImagePartWriter(sink, epoch_of(source.schema_arrow))
-            for batch in source.iter_batches(batch_size=16):
+            for batch in source.iter_batches(batch_size=16, use_threads=False):
                 writer.add(batch.filter(pc.invert(pc.is_in(batch["row_id"], gone))))
             writer.close()
 

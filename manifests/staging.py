@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.parts import epoch_of, with_epoch
-from manifests.reading import parsed
+from manifests.reading import open_parquet, parsed
 from manifests.records import to_records
 from manifests.rows import ResultRow, results_table
 from manifests.schemas import (
@@ -135,10 +135,10 @@ def _read(
     storage: Storage, name: str, size_bytes: int, *, with_image: bool
 ) -> tuple[StagedRow, pa.RecordBatch | None]:
     def parse(source: Any) -> tuple[StagedRow, pa.RecordBatch | None]:
-        with pq.ParquetFile(source) as file:
+        with open_parquet(source) as file:
             schema = file.schema_arrow
             columns = [n for n in schema.names if with_image or n != "edited_image"]
-            table = file.read(columns=columns)
+            table = file.read(columns=columns, use_threads=False)
         told = table.select([n for n in columns if n != "edited_image"])
         (record,) = to_records(_typed(told.rename_columns([current_name(f) for f in told.schema])))
         if not (record["row_id"] and record["work_key"] and record["status"] in STATUSES):

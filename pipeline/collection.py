@@ -144,11 +144,11 @@ class OutputView:
 
 def _held_photos(part: Any, group: int, row_ids: pa.Array) -> Iterator[tuple[str, bytes]]:
     """Yield the photos of these rows in one row group; its images are read if it holds one."""
-    held = part.read_row_group(group, ["row_id"])["row_id"]
+    held = part.read_row_group(group, ["row_id"], use_threads=False)["row_id"]
     rows = pc.indices_nonzero(pc.is_in(held, row_ids)).to_pylist()
     if not rows:
         return
-    images = part.read_row_group(group, ["edited_image"])["edited_image"]
+    images = part.read_row_group(group, ["edited_image"], use_threads=False)["edited_image"]
     for i in rows:
         image = images[i].as_py()
         if image is not None and image["bytes"] is not None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from manifests.committed import committed_rows
 from manifests.errors import OutputCorruptError
@@ -25,13 +24,14 @@ from manifests.parts import (
     list_parts,
     open_part,
     parse_part,
+    part_path,
     read_part,
 )
 from manifests.paths import FILE_FOLDERS, PHOTO_SUFFIXES, is_safe_relpath
-from manifests.reading import DamagedFileError
+from manifests.reading import DamagedFileError, open_parquet
 from manifests.records import to_records
 from manifests.schemas import FILE_COLUMNS, RESULT_SCHEMA
-from manifests.settling import QUARANTINE, files_set_aside
+from manifests.settling import QUARANTINE, files_set_aside, load_staged
 from manifests.staging import STAGING, read_staged, staged_files
 from manifests.storage import Storage
 from manifests.walk import walk_files
@@ -52,7 +52,7 @@ KINDS = {
 }
 
 _COLUMNS = (
-    "row_id", "status", "started_at", "finished_at", "edited_hash", *FILE_COLUMNS,
+    "row_id", "work_key", "status", "started_at", "finished_at", "edited_hash", *FILE_COLUMNS,
 )  # fmt: skip
 # What delivered files are called: an index of Synology's, or a file of a desktop's, is nobody's.
 _DELIVERED = re.compile(
@@ -119,6 +119,7 @@ def verify_output(out: str, *, workers: int = 8) -> Verdict:
     _check_clocks(rows, verdict)
     _check_files(storage, rows, verdict, workers)
     _check_images(storage, readable[IMAGES], rows, verdict)
+    _check_held(_Without(storage, unreadable), rows, verdict)
     return verdict
 
 
@@ -162,9 +163,9 @@ def _finding(error: Exception, path: str, row_id: str | None = None) -> Finding:
 
 def _read_through(source: Any) -> None:
     """Decode a part, one row group at a time: damage may lie anywhere in it."""
-    with pq.ParquetFile(source) as part:
+    with open_parquet(source) as part:
         for group in range(part.num_row_groups):
-            part.read_row_group(group)
+            part.read_row_group(group, use_threads=False)
 
 
 def _check_staged(storage: Storage, verdict: Verdict) -> None:
@@ -258,10 +259,32 @@ def _check_images(storage: Storage, parts: list[str], rows: pa.Table, verdict: V
                 verdict.findings.append(Finding("changed", path, detail, row_id))
 
 
+def _check_held(storage: Storage, rows: pa.Table, verdict: Verdict) -> None:
+    """Name the rows whose photo was kept as no file and is in no images part either."""
+    alone = pc.and_(pc.is_null(rows["edited_uri"]), pc.is_valid(rows["edited_hash"]))
+    wanted = rows.filter(alone).select(["row_id", "work_key"])
+    if wanted.num_rows == 0:
+        return
+    books = (f"{IMAGES}/", f"{STAGING}/")
+    if any(f.kind == "unreadable" and f.name.startswith(books) for f in verdict.findings):
+        return  # what cannot be read now may hold them
+    # Staged rows first: a photo that is compacted meanwhile is then found in its part.
+    held = {(row.row_id, row.work_key) for row in load_staged(storage) if row.has_image}
+    for number in list_parts(storage, IMAGES):
+        table = read_part(storage, part_path(IMAGES, number), ["row_id", "work_key"])
+        held.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    for row_id, work_key in zip(*(column.to_pylist() for column in wanted.columns), strict=True):
+        if (row_id, work_key) not in held:
+            detail = "no part there holds its photo"
+            verdict.findings.append(Finding("missing", f"{IMAGES}/{row_id}", detail, row_id))
+
+
 def part_photos(storage: Storage, path: str) -> Iterator[tuple[str, bytes | None]]:
     """Yield (row_id, bytes) of an images part, a few at a time in memory."""
     with open_part(storage, path) as part:
-        for batch in part.iter_batches(batch_size=16, columns=["row_id", "edited_image"]):
+        for batch in part.iter_batches(
+            batch_size=16, columns=["row_id", "edited_image"], use_threads=False
+        ):
             for row_id, image in zip(*(column.to_pylist() for column in batch), strict=True):
                 yield row_id, None if image is None else image["bytes"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from doodl.errors import ModelError
 from jobs import exits
-from manifests.errors import ManifestError, OutputLockedError
+from manifests.errors import ManifestError, OutputLockedError, UnreadableFileError
 from pipeline.errors import BreakerTrippedError
 
 
@@ -32,6 +32,14 @@ from pipeline.errors import BreakerTrippedError
         (MemoryError(), exits.ENVIRONMENT),
         (pa.ArrowMemoryError("x"), exits.ENVIRONMENT),
         (ZoneInfoNotFoundError("x"), exits.ENVIRONMENT),
+        (RuntimeError("can't start new thread"), exits.ENVIRONMENT),
+        (
+            pa.ArrowException("Unknown error: Failed to launch worker thread: x"),
+            exits.ENVIRONMENT,
+        ),
+        (UnreadableFileError("x"), exits.ENVIRONMENT),
+        (RuntimeError("ours"), None),
+        (pa.ArrowNotImplementedError("a cast of ours"), None),
         (ModelError("x"), exits.ENVIRONMENT),
         (BreakerTrippedError("x"), exits.BREAKER),
         (OutputLockedError("x", {}, "skip"), exits.OK),

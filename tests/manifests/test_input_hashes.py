@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,3 +148,20 @@ def test_progress_is_told(photos: Path) -> None:
 
 def test_collection_without_photos_is_hashed_too(tmp_path: Path) -> None:
     assert hash_inputs(scan_photos(tmp_path), LocalStorage(tmp_path)).num_rows == 0
+
+
+@pytest.mark.parametrize("started", [0, 1, 3, 4])
+def test_too_few_threads_are_said_to_be_that(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    plain, starts = Thread.start, []
+
+    def start(self: Thread) -> None:
+        if len(starts) == started:
+            raise RuntimeError("can't start new thread")
+        starts.append(self)
+        plain(self)
+
+    monkeypatch.setattr(Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        hash_inputs(scan_photos(photos), None, workers=4)

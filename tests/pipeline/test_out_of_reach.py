@@ -16,6 +16,7 @@ import pytest
 from jobs.exits import exit_code_of
 from manifests.commits import OutputFolder
 from manifests.compaction import INTENTS
+from manifests.errors import UnreadableFileError
 from manifests.records import to_records
 from manifests.staging import STAGING
 from manifests.storage import LocalStorage
@@ -36,6 +37,15 @@ FAULTS = {
     "no memory for Arrow": pa.ArrowMemoryError("malloc of size 4096 failed"),
     "no time zones": pa.ArrowInvalid("Cannot locate timezone 'UTC'"),
 }
+UNABLE = {
+    "no threads for Arrow": pa.ArrowException("Unknown error: Failed to launch worker thread"),
+    "no threads": RuntimeError("can't start new thread"),
+    "stopped": pa.ArrowCancelled("Operation cancelled"),
+    "too large here": pa.ArrowCapacityError("array cannot contain more than 2147483646 bytes"),
+    "no codec": pa.ArrowNotImplementedError("Support for codec 'zstd' not built"),
+}
+"""What this machine cannot do, whatever the file."""
+FAULTS |= UNABLE
 
 
 @pytest.fixture
@@ -127,7 +137,7 @@ def test_books_that_cannot_be_read_now_are_kept_and_nothing_is_done_again(
     assert verify_output(spec.out).findings == []
 
 
-@pytest.mark.parametrize("fault", ["stale", "no memory", "bad sector"])
+@pytest.mark.parametrize("fault", ["stale", "no memory", "bad sector", "no threads"])
 @pytest.mark.parametrize("prefix", ["_job.json", "_state/extra_columns"])
 def test_a_job_that_cannot_be_read_now_stays_the_job(photos, edits, out_of_reach, prefix, fault):
     spec = spec_of(photos)
@@ -184,7 +194,7 @@ def test_a_ledger_that_cannot_be_read_now_is_not_taken_for_an_empty_one(
     run_job(spec)
     folder = OutputFolder(spec.out)
     patch = out_of_reach("_state/ledger", FAULTS[fault])
-    with pytest.raises(type(FAULTS[fault])):
+    with pytest.raises(UnreadableFileError if fault in UNABLE else type(FAULTS[fault])):
         folder.read_ledger()
     patch.undo()
     assert folder.read_ledger().num_rows == 3
@@ -294,7 +304,7 @@ def test_a_damaged_file_of_the_ledger_is_passed_over(photos, caplog):
     assert path.name in caplog.text
 
 
-@pytest.mark.parametrize("fault", ["stale", "not allowed", "a store's"])
+@pytest.mark.parametrize("fault", ["stale", "not allowed", "a store's", *UNABLE])
 @pytest.mark.parametrize("images", ["parquet", "both"])
 @pytest.mark.parametrize("prefix", ["results", "images/", STAGING])
 def test_verify_tells_what_cannot_be_read_now_from_damage_and_repairs_nothing(
@@ -340,6 +350,52 @@ def test_a_link_to_nowhere_or_a_file_gone_meanwhile_hides_no_other(photos, edits
         (Path(spec.out) / folder).mkdir(exist_ok=True)
         (Path(spec.out) / folder / "gone").symlink_to("nowhere")
     assert len(OutputFolder(spec.out).done()) == 3
+    assert run_job(spec).computed == 0
+    assert edits() == 3
+
+
+WITHOUT_THREADS = """
+import resource, sys
+from pathlib import Path
+from jobs.exits import exit_code_of
+from manifests.commits import OutputFolder
+from manifests.hashes import HASHES_FILE, _read_cache
+from pipeline.run import run_job
+from tests.pipeline.conftest import spec_of
+
+spec = spec_of(sys.argv[1], sys.argv[2])
+folder = OutputFolder(spec.out)
+with folder.lock():
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
+    print(folder.recover().quarantined, folder.done().num_rows, folder.read_ledger().num_rows)
+    print(_read_cache(folder.storage).num_rows)
+    print(folder.compact(force=True), folder.done().num_rows)
+print(run_job(spec).computed)
+Path(sys.argv[1], "new.jpg").write_bytes(b"to be hashed, by threads")
+try:
+    run_job(spec)
+except Exception as error:
+    print(exit_code_of(error), error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
+@pytest.mark.parametrize("images", ["files", "parquet", "both"])
+def test_books_are_read_where_no_thread_can_be_started(photos, edits, monkeypatch, images):
+    """Each thread's stack is to take 4 GiB of memory, and there are 512 MiB."""
+    spec = spec_of(photos, images=images)
+    leave_staged(spec, monkeypatch)
+    ended = subprocess.run(
+        ["bash", "-c", 'ulimit -S -s 4194304 && exec "$0" "$@"',
+         sys.executable, "-c", WITHOUT_THREADS, photos, spec.out],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.stdout.split("\n")[:-1] == [
+        "[] 3 3", "3", "3 3", "0", "6 can't start new thread",
+    ], ended.stderr  # fmt: skip
+    (photos / "new.jpg").unlink()
     assert run_job(spec).computed == 0
     assert edits() == 3
 

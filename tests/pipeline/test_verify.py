@@ -14,7 +14,7 @@ from pipeline.plan import RunChoice
 from pipeline.repair import repair_output
 from pipeline.run import run_job
 from pipeline.verify import KINDS, verify_output
-from tests.photos import collection
+from tests.photos import collection, jpeg
 from tests.pipeline.conftest import results, spec_of
 
 
@@ -74,6 +74,57 @@ def test_photos_kept_nowhere_else_are_made_again(tmp_path, edits):
     assert run_job(spec, RunChoice(force=True, only_rows=names)).computed == 1
     assert found(spec) == set()
     assert edits() == 4
+
+
+def _delete(part):
+    part.unlink()
+
+
+def _empty(part):
+    pq.write_table(pq.read_table(part).slice(0, 0), part)
+
+
+def _damage(part):
+    part.write_bytes(part.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("lose", [_delete, _empty, _damage])
+@pytest.mark.parametrize("number", [1, 2])
+def test_photos_whose_images_part_is_lost_are_named_and_made_again(tmp_path, edits, lose, number):
+    spec = spec_of(collection(tmp_path / "photos", 3), images="parquet")
+    run_job(spec)
+    (tmp_path / "photos/new.jpg").write_bytes(jpeg(50))
+    run_job(spec)
+    lose(Path(spec.out) / f"images/part-{number:06d}.parquet")
+    gone = ["p000.jpg", "p002.jpg", "sub/p001.jpg"] if number == 1 else ["new.jpg"]
+    verdict = verify_output(spec.out)
+    assert verdict.damaged_rows() == gone
+    missing = [f.name for f in verdict.findings if f.kind == "missing"]
+    assert sorted(missing) == [f"images/{row_id}" for row_id in gone]
+    assert repair_output(spec.out, verdict).restored == []
+    assert verify_output(spec.out).damaged_rows() == gone
+    assert run_job(spec, RunChoice(force=True, only_rows=tuple(gone))).computed == len(gone)
+    assert verify_output(spec.out).damaged_rows() == []
+    assert {kind for kind, _ in found(spec)} <= {"set aside"}
+
+
+@pytest.mark.parametrize("images", ["both", "files"])
+def test_a_lost_images_part_costs_nothing_that_is_kept_as_files(tmp_path, images):
+    spec = spec_of(collection(tmp_path / "photos", 2), images=images)
+    run_job(spec)
+    for part in (Path(spec.out) / "images").glob("*.parquet"):
+        part.unlink()
+    assert found(spec) == set()
+
+
+@pytest.mark.parametrize("images", ["both", "parquet"])
+def test_a_staged_row_holds_its_photo(tmp_path, monkeypatch, images):
+    spec = spec_of(collection(tmp_path / "photos", 2), images=images)
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputFolder, "compact", lambda self, **options: 0)
+        run_job(spec)
+    assert OutputFolder(spec.out).staged_count() == 2
+    assert found(spec) == set()
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
