@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def local_only(text: str) -> Path:
 def location(text: str) -> Path | str:
     """Return the absolute path of a local place, the URI itself (without a last `/`) of any other.
 
-    Raises: UsageError if the URI holds a password or a signature, or names no bucket.
+    Raises: UsageError if the URI holds a password or a signature, or names no bucket, and if
+        nothing can lie where the path leads.
     """
     from manifests.paths import local_path
     from manifests.secrets import scrub_uri
@@ -36,10 +38,34 @@ def location(text: str) -> Path | str:
         scheme, _, rest = text.partition("://")
         if not rest.strip("/"):
             raise exits.UsageError(f"{text} names no bucket; give {scheme}://bucket/folder.")
+        _refuse_wrong_address(text)
         return f"{scheme}://{rest.rstrip('/')}"
+    if "://" in text or "\0" in path:
+        _refuse_wrong_address(text)
     absolute = Path(path).expanduser().absolute()
+    _refuse_impossible(absolute)
     # The default output folder is named after the last part, which must be a name.
     return absolute.resolve() if ".." in absolute.parts else absolute
+
+
+def _refuse_wrong_address(text: str) -> None:
+    """Raise UsageError if what is wrong with an address is plain: of a file in that place."""
+    from manifests.addresses import address_problem, shown
+
+    if problem := address_problem(f"{text}/x"):
+        raise exits.UsageError(f"{shown(text)}: {problem}")
+
+
+def _refuse_impossible(path: Path) -> None:
+    """Raise UsageError for a path that nothing can have: below a file, or too long."""
+    try:
+        path.stat()
+    except NotADirectoryError:
+        there = next((f for f in path.parents if f.exists() and not f.is_dir()), path.parent)
+        raise exits.UsageError(f"{there} is a file, so {path} cannot be; choose another.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise exits.UsageError(f"{str(path)[:60]}...: {error.strerror}; shorten it.") from None
 
 
 def argument(metavar: str, help: str, *, remote: bool = False) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from http.client import InvalidURL
 from urllib.parse import unquote, urlsplit
 
 from manifests.errors import AddressError, ManifestError, OutOfReachError
@@ -20,9 +22,22 @@ ARROW_OPTIONS = re.compile(r"\?(region|scheme|endpoint_override|allow_bucket_cre
 _NO_FILES = re.compile(
     r"(?i)^(data|magnet|blob|urn|mailto|cid|javascript|about|https?|s3|gs|file):"
 )
+# What no scheme can be (`a b://c`), and a chain (`simplecache::s3://…`): whoever has a file of such
+# a name writes `./` before it.
+_ODD_SCHEME = re.compile(r"[^/]*://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")  # a name, IPv6
+# What fsspec calls the files of this machine, and what it lays over other addresses. By either a
+# local file would be read that no check of originals knows for one.
+_NO_STORAGE = frozenset(
+    {
+        "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "dir",
+        "filecache", "generic", "git", "libarchive", "local", "reference", "simplecache", "tar",
+        "zip",
+    }
+)  # fmt: skip
 _MAX_SHOWN_CHARS = 120
 _MAX_REASON_CHARS = 200
 
@@ -35,7 +50,7 @@ _TRY_LATER = (408, 425, 429)
 # What clients raise of an address that they do not understand.
 _MISUNDERSTOOD = (
     ValueError, TypeError, LookupError, AttributeError, ImportError, NotImplementedError,
-    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, InvalidURL,
 )  # fmt: skip
 
 
@@ -44,8 +59,7 @@ def address_problem(uri: str) -> str | None:
     if "\x00" in uri:
         return "the address holds a NUL character; leave it out."
     if not has_scheme(uri):
-        named = _NO_FILES.match(uri)
-        return named and f"{named[1].lower()}: without // names no file; give a path or a URI."
+        return _path_problem(uri)
     scheme, _, rest = uri.partition("://")
     scheme = scheme.lower()
     if not rest.strip("/"):
@@ -56,7 +70,18 @@ def address_problem(uri: str) -> str | None:
         return _web_problem(scheme, uri)
     if scheme == "s3" or scheme in ARROW_SCHEMES:
         return _bucket_problem(scheme, uri)
-    return unknown_storage(scheme)
+    return fsspec_problem(uri)
+
+
+def _path_problem(path: str) -> str | None:
+    if named := _NO_FILES.match(path):
+        return f"{named[1].lower()}: without // names no file; give a path or a URI."
+    if "::" in path and path.partition("::")[0].lower() in _NO_STORAGE:
+        return chain_problem(path)
+    is_drive = os.name == "nt" and path[1:3] == ":/"
+    if not is_drive and _ODD_SCHEME.match(path):
+        return chain_problem(path) or f"{_first_name(path)}:// is no scheme; give a path or a URI."
+    return None
 
 
 def _file_problem(rest: str) -> str | None:
@@ -78,7 +103,9 @@ def _web_problem(scheme: str, uri: str) -> str | None:
     try:
         parts = urlsplit(uri)
         host = parts.hostname
-        (host or "").encode("idna")
+        encoded = (host or "").encode("idna")
+        if host and not _HOST.fullmatch(encoded):
+            raise ValueError(host)
     except ValueError:
         return f"{scheme}:// address whose host is malformed; correct it."
     if not host:
@@ -104,9 +131,27 @@ def _bucket_problem(scheme: str, uri: str) -> str | None:
     return None if rest[len(bucket) + 1 :] else f"{scheme}:// names a bucket and no file in it."
 
 
+def fsspec_problem(uri: str) -> str | None:
+    """Return why fsspec is not asked for a URI, None if it is."""
+    return chain_problem(uri) or _unknown_storage(uri.partition("://")[0].lower())
+
+
+def chain_problem(uri: str) -> str | None:
+    """Return what is wrong with addresses that are chained, as fsspec does; None if none are."""
+    if "::" not in uri:
+        return None
+    return f"{_first_name(uri)}: addresses chained by :: are not read; give the file's own."
+
+
+def _first_name(uri: str) -> str:
+    return shown(uri.partition(":")[0])
+
+
 @lru_cache(maxsize=256)
-def unknown_storage(scheme: str) -> str | None:
+def _unknown_storage(scheme: str) -> str | None:
     """Return why nothing here reads what a scheme names, None if something of fsspec's does."""
+    if scheme in _NO_STORAGE:
+        return f"{scheme}:// names no storage; give the file's path, or its file:///FOLDER/FILE."
     try:
         import fsspec
 

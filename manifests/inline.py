@@ -58,8 +58,7 @@ def read_input(uri: str) -> bytes:
             return _read_inline(uri)
         path = local_path(uri)
         if path is not None:
-            _refuse_irregular(os.stat(path))  # noqa: PTH116 (as the system says it)
-            return Path(path).read_bytes()
+            return b"" if _is_empty(_stat_local(path)) else Path(path).read_bytes()
         return read_remote(uri)
 
 
@@ -73,7 +72,7 @@ def hash_input(uri: str) -> str:
             return hash_bytes(_read_inline(uri))
         path = local_path(uri)
         if path is not None:
-            return hash_file(path)
+            return hash_bytes(b"") if _is_empty(_stat_local(path)) else hash_file(path)
         state = new_hash()
         read_pieces(uri, state.update)
         return str(state.hexdigest())
@@ -90,8 +89,7 @@ def stat_input(uri: str) -> tuple[int | None, int | None]:
         path = uri if uri.startswith("/") else local_path(uri)
         if path is None:
             return stat_remote(uri)
-        status = os.stat(path)  # noqa: PTH116 (a million of them)
-        _refuse_irregular(status)
+        status = _stat_local(path)
         return status.st_size, status.st_mtime_ns
 
 
@@ -103,10 +101,24 @@ def _asking(uri: str) -> Iterator[None]:
         yield
 
 
-def _refuse_irregular(status: os.stat_result) -> None:
-    """Raise OSError for a pipe or a device, which would be read for ever; a folder says so."""
+def _stat_local(path: str) -> os.stat_result:
+    """Return what the system tells of a local file; whoever reads one asks it first.
+
+    Raises: OSError if it is not there, and of a pipe or a device, which would be read for ever; a
+        folder says so itself as it is opened.
+    """
+    status = os.stat(path)  # noqa: PTH116 (a million of them)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise OSError(errno.EINVAL, "not a regular file")
+    return status
+
+
+def _is_empty(status: os.stat_result) -> bool:
+    """Return whether a file holds nothing, and is not to be opened.
+
+    The files that a kernel makes up (/proc/kmsg) have no size either, and some are read for ever.
+    """
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 def open_table(uri: str) -> Any:
@@ -171,7 +183,7 @@ def _row_groups(path: str, mtime_ns: int) -> tuple[int, ...]:
 def _version(path: str) -> int:
     """Return the time at which a manifest was written, ns since 1970."""
     if (local := local_path(path)) is not None:
-        return Path(local).stat().st_mtime_ns
+        return _stat_local(local).st_mtime_ns
     filesystem, name = filesystem_of(path)
     return filesystem.get_file_info(name).mtime_ns or 0
 

@@ -10,6 +10,7 @@ import json
 import time
 from typing import Any, Protocol
 
+from manifests.addresses import chain_problem
 from manifests.errors import CommitError
 from manifests.paths import has_scheme
 from manifests.remote import s3_endpoint, s3_region
@@ -64,6 +65,8 @@ def _fsspec_of(storage: ArrowStorage, folder: str) -> LeaseStore | None:
         return FsspecLeases(handler.fs, storage.path(folder)) if known & _ATOMIC else None
     if scheme not in _ATOMIC:
         return None
+    if problem := chain_problem(storage.uri):
+        raise CommitError(f"{storage.uri}: {problem}")
     try:
         import fsspec
 

@@ -20,9 +20,9 @@ from manifests.addresses import (
     ARROW_OPTIONS,
     ARROW_SCHEMES,
     WEB_SCHEMES,
+    fsspec_problem,
     reaching,
     shown,
-    unknown_storage,
 )
 from manifests.errors import AddressError
 from manifests.web import fetch
@@ -97,7 +97,12 @@ def _arrow_root(uri: str) -> pa.fs.FileSystem:
 
     if uri.startswith(("gs:", "gcs:")):
         uri += "?retry_limit_seconds=15"  # Arrow's own limit is a quarter of an hour
-    return fs.FileSystem.from_uri(uri)[0]
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    if filesystem.type_name == "abfs":
+        # Without credentials Arrow's client ends the process as it opens a file. Asked whether one
+        # is there it raises; and it is asked here, which no way to a file of its leads around.
+        filesystem.get_file_info(f"{path.rstrip('/')}/_")
+    return filesystem
 
 
 def _by_fsspec(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -105,7 +110,7 @@ def _by_fsspec(uri: str) -> tuple[pa.fs.FileSystem, str]:
     from pyarrow import fs
 
     scheme, _, path = uri.partition("://")
-    if problem := unknown_storage(scheme.lower()):
+    if problem := fsspec_problem(uri):
         raise AddressError(problem)
     filesystem, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{path}")
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    InvalidURL,
+)
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from manifests import deadline
@@ -70,7 +76,7 @@ class _Download:
             except TimeoutError as error:
                 raise self._out_of_reach(f"silent for {limits.silence_seconds:g} s") from error
             except (OSError, HTTPException) as error:
-                if isinstance(error, AddressError):
+                if isinstance(error, (AddressError, InvalidURL)):
                     raise
                 reason = getattr(error, "strerror", None) or type(error).__name__
                 raise self._out_of_reach(str(reason)) from error

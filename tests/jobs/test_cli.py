@@ -215,6 +215,37 @@ def test_an_out_that_is_a_file_is_refused(tmp_path, monkeypatch, capsys):
     assert (code, "is a file" in err) == (exits.USAGE, True)
 
 
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("s3:///x", "names no valid bucket"),
+        ("gs:///x/y", "names no valid bucket"),
+        ("s3://b b/x", "names no valid bucket"),
+        ("gopher://x/y", "no storage known by gopher://"),
+        ("local:///x", "local:// names no storage"),
+        ("simplecache::file:///x", "chained by ::"),
+        ("memory://x::/x", "chained by ::"),
+        ("file://host/x", "names a machine"),
+        ("file:///x%00y", "NUL character"),
+        ("x\0y", "NUL character"),
+        ("photos/p000.jpg/x", "p000.jpg is a file"),
+        ("photos/p000.jpg/x/y/z", "p000.jpg is a file"),
+        ("/dev/null/x", "/dev/null is a file"),
+        ("a" * 300, "File name too long"),
+        ("d/" * 2500 + "x", "File name too long"),
+    ],
+)  # fmt: skip
+def test_an_out_that_cannot_be_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys, out, words):
+    monkeypatch.chdir(tmp_path)
+    photos = collection(tmp_path / "photos", 1)
+    for command in ("enhance", "plan"):
+        code, err = doodl_batch_here(monkeypatch, capsys, command, photos, "--out", out)
+        assert (code, words in err) == (exits.USAGE, True), err
+        assert len(err.strip().splitlines()) == 1
+        assert len(err) < 500
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
 def test_a_fault_of_ours_is_exit_1_with_the_way_to_its_traceback(tmp_path, monkeypatch, capsys):
     def broken(*arguments, **options):
         raise ValueError("shapes (3, 4) and (5,) differ")
@@ -338,3 +369,19 @@ def test_score_prints_both_scores(tmp_path):
     assert scored["bad.jpg"]["error"]
     assert isinstance(scored["p000.jpg"]["guide_score"], float)
     assert isinstance(scored["p000.jpg"]["judge_score"], float)
+
+
+def test_an_address_that_cannot_be_read_costs_score_its_row_alone(tmp_path):
+    photos = collection(tmp_path / "photos", 1)
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "row_id,image_uri\nazure,abfs://c@nobody.dfs.core.windows.net/x.jpg\n"
+        "kernel,/proc/version\nlocal,local:///etc/hosts\ngood,photos/p000.jpg\n"
+    )
+    result = doodl_batch("score", path, "--json")
+    assert result.returncode == exits.ROWS_FAILED, result.stderr
+    errors = {row["row_id"]: row["error"] for row in json.loads(result.stdout)}
+    assert errors.pop("good") is None
+    assert photos.is_dir()
+    assert all(errors.values())
+    assert "the file is empty" in errors["kernel"]

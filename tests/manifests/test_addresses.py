@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import fsspec
@@ -11,14 +14,18 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import fs
 
 from manifests import deadline, remote
-from manifests.addresses import address_problem
-from manifests.errors import AddressError, OutOfReachError
+from manifests.addresses import address_problem, reaching
+from manifests.errors import AddressError, CommitError, OutOfReachError
 from manifests.hashes import hash_inputs
 from manifests.identity import hash_bytes
 from manifests.inline import hash_input, read_input
+from manifests.lease_store import lease_store
 from manifests.reader import read_manifest, wrong_addresses
+from manifests.storage import ArrowStorage
+from manifests.web import fetch
 from tests.web_server import (
     drop,
     flood,
@@ -76,6 +83,28 @@ def hasty(monkeypatch):
         ("data:image/png;base64,AAAA", "data: without //"),
         ("magnet:?xt=urn:btih:1", "magnet: without //"),
         ("http:/h/x.jpg", "http: without //"),
+        ("http://exa mple/x.jpg", "host is malformed"),
+        ("https://u:pa55word@exa\u3000mple:80/x.jpg", "host is malformed"),
+        ("http://h%41/x.jpg", "host is malformed"),
+        ("http://a<b>/x.jpg", "host is malformed"),
+        ("local:///a.jpg", "local:// names no storage"),
+        ("LOCAL://a.jpg", "file:///FOLDER/FILE"),
+        ("asynclocal:///a.jpg", "asynclocal:// names no storage"),
+        ("dir:///a.jpg", "dir:// names no storage"),
+        ("generic://file:///a.jpg", "generic:// names no storage"),
+        ("zip://a.jpg", "zip:// names no storage"),
+        ("zip://a.jpg::/photos.zip", "zip: addresses chained by ::"),
+        ("tar://a.jpg::file:///photos.tar", "tar: addresses chained by ::"),
+        ("SimpleCache::/a.jpg", "addresses chained by ::"),
+        ("simplecache::file:///a.jpg", "simplecache: addresses chained by ::"),
+        ("blockcache::s3://key:pa55word@b/a.jpg", "blockcache: addresses chained by ::"),
+        ("filecache::https://h/a.jpg", "addresses chained by ::"),
+        ("ftp://u:pa55word@h/a.jpg::/a.jpg", "ftp: addresses chained by ::"),
+        ("x://", "x:// is no scheme"),
+        ("x://a.jpg", "x:// is no scheme"),
+        ("a b://c", "a b:// is no scheme"),
+        ("a\nb:pa55word://c", "a\\nb:// is no scheme"),
+        ("://c", ":// is no scheme"),
         ("a\x00b.jpg", "NUL"),
     ],
 )
@@ -96,7 +125,9 @@ def test_what_is_wrong_with_an_address_is_told_in_a_line(uri, words):
         "s3://my-bucket.x/a%zz b.jpg", "s3://k:s@bucket/a.jpg?region=eu", "gs://anonymous@b/a.jpg",
         "abfs://box@account.dfs.core.windows.net/a.jpg", "hf://datasets/a/b/c.jpg",
         "http://h", "http://[::1]:80/a.jpg", "https://u:p@h/a b.jpg?id=%2F&x=é", "http://bücher.de/a",
-        "http://h_1.example-2.org:8080/a.jpg", "/m.parquet#row=7", "memory://a.jpg",
+        "s3://b/a::b.jpg", "http://h/a::b.jpg", "one::two.jpg", "./a b://c", "/x/a b://c",
+        "./zip::a.jpg", "http://[fe80::1%eth0]/a", "http://h_1.example-2.org:8080/a.jpg",
+        "/m.parquet#row=7", "memory://a.jpg",
     ],
 )  # fmt: skip
 def test_an_address_that_may_be_read_has_nothing_wrong_with_it(uri):
@@ -311,8 +342,64 @@ def test_half_a_character_in_an_address_fails_its_row_alone(tmp_path):
     ]  # fmt: skip
 
 
+CREDENTIALS = ("AZURE_", "IDENTITY_", "MSI_")
+STAYS_ALIVE = """
+from manifests.inline import hash_input, open_table, read_input, stat_input
+from manifests.remote import filesystem_of
+from manifests.storage import open_storage
+uri = "abfs://box@nobody.dfs.core.windows.net/x.jpg"
+try:
+    {ask}
+except OSError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        "read_input(uri)", "hash_input(uri)", "stat_input(uri)", "open_table(uri)",
+        "read_input(uri + '.parquet#row=0')", "open_storage(uri).read('_job.json')",
+        "open_storage(uri).open('_job.json')", "filesystem_of(uri)[0].get_file_info('box')",
+    ],
+)  # fmt: skip
+def test_a_store_without_credentials_is_an_error_and_no_end_of_the_process(ask):
+    """Arrow's client of Azure calls `terminate` as it opens a file."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(CREDENTIALS)}
+    done = subprocess.run(
+        [sys.executable, "-c", STAYS_ALIVE.format(ask=ask)],
+        capture_output=True, text=True, timeout=120, check=False, env=env | {"PATH": "/nowhere"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("OutOfReachError abfs://nobody.dfs.core.windows.net/")
+
+
+@pytest.mark.parametrize("uri", ["http://exa mple/x", "http://u:p@a b:80/x", "https://h\x7f/x"])
+def test_a_host_that_no_client_takes_is_a_wrong_address(uri):
+    with pytest.raises(AddressError) as caught, reaching(uri):
+        fetch(uri, print, max_bytes=1)
+    assert type(caught.value) is AddressError
+
+
+@pytest.mark.parametrize("scheme", ["local", "LOCAL", "simplecache", "zip", "dir"])
+def test_no_chain_and_no_local_file_reaches_fsspec(monkeypatch, scheme):
+    reached = []
+    monkeypatch.setattr(fsspec.core, "url_to_fs", reached.append)
+    for uri in (f"{scheme}:///etc/hosts", f"{scheme}://x::/etc/hosts", "memory://x::/etc/hosts"):
+        with pytest.raises(AddressError):
+            remote.filesystem_of(uri)
+    assert reached == []
+
+
+def test_a_lease_is_taken_on_no_chain():
+    storage = ArrowStorage("gs://box/a::/etc", fs.LocalFileSystem())
+    with pytest.raises(CommitError, match="chained by ::"):
+        lease_store(storage, "_state/lease")
+
+
 PARTS = (
     "http://", "https://h", "s3://", "file://", "hf://", "data:", "a", "b.c", "..", "/", ":", ":80",
+    "::", "x://", "zip",
     ":0", ":99999", "%", "%20", "%zz", "\n", "\\", "é", "?", "#", "[", "@", " ", "x" * 64, "h.org/",
 )  # fmt: skip
 

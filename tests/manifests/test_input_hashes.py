@@ -165,3 +165,52 @@ def test_too_few_threads_are_said_to_be_that(
     monkeypatch.setattr(Thread, "start", start)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         hash_inputs(scan_photos(photos), None, workers=4)
+
+
+def must_not_open(*arguments: object) -> None:
+    raise AssertionError(arguments)
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.jpg", "pipe.parquet#row=0"])
+@pytest.mark.parametrize("ask", [inline.hash_input, inline.read_input])
+def test_a_pipe_is_opened_by_nobody(tmp_path, monkeypatch, ask, name) -> None:
+    os.mkfifo(tmp_path / name.partition("#")[0])
+    for opener in ("hash_file", "open_table"):
+        monkeypatch.setattr(inline, opener, must_not_open)
+    with pytest.raises(OSError, match="not a regular file"):
+        ask(f"{tmp_path}/{name}")
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="no /proc here")
+@pytest.mark.parametrize("path", ["/proc/version", "/proc/self/status", "file:///proc/mounts"])
+def test_a_file_that_the_kernel_makes_up_is_empty_and_not_opened(monkeypatch, path) -> None:
+    """Some of them, as /proc/kmsg, are read for ever."""
+    monkeypatch.setattr(inline, "hash_file", must_not_open)
+    assert inline.hash_input(path) == hash_bytes(b"")
+    assert inline.read_input(path) == b""
+
+
+def test_an_empty_file_and_an_empty_folder_are_what_they_were(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    assert inline.hash_input(f"{tmp_path}/empty.jpg") == hash_bytes(b"")
+    assert inline.read_input(f"{tmp_path}/empty.jpg") == b""
+    for ask in (inline.hash_input, inline.read_input):
+        with pytest.raises(IsADirectoryError):
+            ask(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "uri", ["d/" * 1500 + "a.jpg", "d/" * 2500 + "a.jpg", "a" * 5000, "x" * 300 + "/a.jpg"]
+)
+def test_a_path_that_is_too_long_or_deep_is_its_rows_error(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "good.jpg").write_bytes(b"photo")
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"image_uri": [uri, f"{uri}.parquet#row=0", "good.jpg"]}), path)
+    table = hash_inputs(read_manifest(path), None)
+    *kinds, good = table["row_error_type"].to_pylist()
+    assert good is None
+    assert set(kinds) <= {"OSError", "FileNotFoundError"}
+    for full in table["image_uri"].to_pylist()[:2]:
+        for ask in (inline.hash_input, inline.read_input):
+            with pytest.raises(OSError, match=r"too long|No such file"):
+                ask(full)

@@ -53,10 +53,16 @@ MALFORMED = {
     "data": "data:image/png;base64,iVBORw0KGgo=",
     "magnet": "magnet:?xt=urn:btih:c12fe1c06bba254a9dc9f519b335aa7c1367a88a",
     "no repository": "hf://",
+    "host with a space": "http://exa mple/x",
+    "this machine": "local:///etc/hosts",
+    "folder of fsspec": "dir://x",
+    "chain": "simplecache::file:///etc/hosts",
+    "chain to a path": "zip://a.jpg::/etc/hosts",
+    "one letter": "x://",
+    "space in a scheme": "a b://c",
 }
 MISUNDERSTOOD = {
     "client wants more": "github://x/y",
-    "client is at a loss": "dir://x",
     "nobody listens": f"http://u:{PASSWORD}@127.0.0.1:1/a.jpg?sig={SIGNATURE}",
     "nobody listens to ftp": "ftp://127.0.0.1:1/a.jpg",
     "gone": "gone.jpg",
