@@ -180,7 +180,7 @@ class Wariness:
         sure: the probability of being nearer that it must have.
     """
 
-    price: float = 0.2
+    price: float = 0.35
     margin: float = 0.2
     sure: float = 0.5
 
