@@ -28,7 +28,7 @@ from tests.benchmarks.plan_scale import machine
 from tests.browser import chromium, complaints, missing
 from tests.reports import encoded, finished_folder
 
-SAMPLES = Path(__file__).parents[2] / "doodl" / "samples"
+SAMPLES = Path(__file__).parents[2] / "doodl" / "pocket" / "samples"
 
 # Does what a person would do, and waits until it is on the screen.
 _TIMED = """

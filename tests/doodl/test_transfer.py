@@ -18,7 +18,7 @@ from doodl.delivery.transfer import (
 )
 
 FULL = Path(__file__).parents[3] / "shared" / "photos" / "full"
-SAMPLES = Path(__file__).parents[2] / "doodl" / "samples"
+SAMPLES = Path(__file__).parents[2] / "doodl" / "pocket" / "samples"
 WORKING_PX = 128
 
 
