@@ -1,6 +1,8 @@
 """The direction of the imports: manifests and doodl know nobody, pipeline both, jobs pipeline."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,3 +149,15 @@ def test_planning_and_help_load_neither_torch_nor_ray(code):
 
 def test_help_loads_no_arrow():
     assert "pyarrow" not in loaded_by("from jobs.cli import app")
+
+
+@pytest.mark.parametrize("folder", ["docs", "README.md", "doodl/pocket/weights/MODEL_CARD.md"])
+def test_modules_that_the_documents_name_are_there(folder):
+    pages = [ROOT / folder] if folder.endswith(".md") else sorted((ROOT / folder).glob("*.md"))
+    named = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"\bpython -m ([a-z_.]+)", page.read_text())
+        if name.split(".")[0] in {*OURS, "tests"}
+    }
+    assert [each for each in named if importlib.util.find_spec(each[1]) is None] == []
