@@ -124,7 +124,7 @@ def refuse_overlap(
             inside = path is not None and _lies_in(os.path.realpath(path), own, known)
         if inside:
             raise OriginalError(
-                f"{place} lies in the output folder {out}, and originals are never written over; "
+                f"{place} lies in {out}, where files are written, and originals never are; "
                 f"choose another folder with {option}."
             )
 

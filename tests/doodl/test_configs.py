@@ -384,7 +384,7 @@ HARMLESS = [
             "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
             "feature_extractor": ["transformers", "CLIPImageProcessor"],
             "requires_safety_checker": True,
-            "_name_or_path": "/root/x",
+            "_name_or_path": "/home/someone/x",
             "image_encoder": [None, None],
         },
     ),
@@ -401,7 +401,7 @@ HARMLESS = [
         "",
         {
             "special_tokens_map_file": "./special_tokens_map.json",
-            "tokenizer_file": "/root/.cache/t.json",
+            "tokenizer_file": "/home/someone/t.json",
             "name_or_path": "laion/clip",
         },
     ),
